@@ -1,0 +1,1 @@
+"""The data pipeline: documents flow one way, from sources through stages to token shards."""

@@ -1,0 +1,82 @@
+"""What a document is: one row of an Arrow table, the currency of the whole data pipeline."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+DOCUMENT = pa.schema(
+    [
+        ("id", pa.string()),  # stable across runs and machines: a hash of the source and the position in it
+        ("text", pa.string()),
+        ("source", pa.string()),  # the source's name in the config
+        ("source_id", pa.string()),  # the record's own id, or its file
+        ("meta", pa.string()),  # JSON, whatever else the record held
+    ]
+)
+
+DROPPED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source_id", pa.string()),
+        ("text", pa.string()),
+        ("source", pa.string()),
+        ("stage", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),  # what the rule measured
+        ("threshold", pa.float64()),  # what it allows
+        ("reason", pa.string()),  # one readable line
+        ("survivor", pa.string()),  # for duplicates: the id of the document that stays
+    ]
+)
+
+# What a corpus-wide stage decides: the documents to drop, each with the one that stays in its place.
+DECISION = pa.schema([("id", pa.string()), ("survivor", pa.string()), ("value", pa.float64())])
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Why one document was dropped."""
+
+    rule: str
+    value: float
+    threshold: float
+    reason: str
+    survivor: str | None = None
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage makes of a batch of documents.
+
+    Attributes:
+        kept: rows of DOCUMENT, in the order of the input.
+        dropped: rows of DROPPED (the `stage` column is filled in by whoever runs the stage).
+        counters: what else the stage counted, such as characters that it replaced.
+    """
+
+    kept: pa.Table
+    dropped: pa.Table
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+def partition(documents: pa.Table, drops: list[Drop | None], counters: dict[str, int] | None = None) -> StageOutput:
+    """Split `documents` into the kept rows (where `drops` holds None) and the dropped ones with their reasons."""
+    kept = documents.filter(pa.array([drop is None for drop in drops], pa.bool_()))
+    gone = documents.filter(pa.array([drop is not None for drop in drops], pa.bool_()))
+    reasons = [drop for drop in drops if drop is not None]
+    dropped = pa.table(
+        {
+            "id": gone["id"],
+            "source_id": gone["source_id"],
+            "text": gone["text"],
+            "source": gone["source"],
+            "stage": pa.nulls(len(reasons), pa.string()),
+            "rule": pa.array([drop.rule for drop in reasons], pa.string()),
+            "value": pa.array([drop.value for drop in reasons], pa.float64()),
+            "threshold": pa.array([drop.threshold for drop in reasons], pa.float64()),
+            "reason": pa.array([drop.reason for drop in reasons], pa.string()),
+            "survivor": pa.array([drop.survivor for drop in reasons], pa.string()),
+        },
+        schema=DROPPED,
+    )
+    return StageOutput(kept, dropped, counters or {})

@@ -1,0 +1,36 @@
+"""Python's own standard library as a corpus: real text on every machine, without a download."""
+
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from pydoc_data.topics import topics
+
+from pretrain.data.sources.reading import Record, SourceFile, decoded
+
+EXCLUDED = {"site-packages", "test", "tests", "idlelib"}
+TOPICS = "pydoc_data/topics.py"
+
+
+class PythonStandardLibrary:
+    """The .py files of the running Python's standard library, tests and IDLE left out, and pydoc's topics as texts."""
+
+    version: ClassVar[int] = 1
+
+    def files(self) -> list[SourceFile]:
+        root = Path(sysconfig.get_path("stdlib"))
+        paths = []
+        for folder, inner, names in os.walk(root):
+            inner[:] = [name for name in inner if name not in EXCLUDED]
+            paths += [Path(folder, name) for name in names if name.endswith(".py")]
+        return [SourceFile(path.relative_to(root).as_posix(), path) for path in sorted(paths)]
+
+    def read(self, file: SourceFile) -> Iterator[Record]:
+        if file.name == TOPICS:
+            for topic, text in sorted(topics.items()):
+                yield Record(f"{file.name}#{topic}", text)
+        else:
+            text, replaced = decoded(file.path.read_bytes())
+            yield Record(file.name, text, replaced=replaced)

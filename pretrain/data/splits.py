@@ -1,0 +1,131 @@
+"""Train and validation, and the order of documents: both by a hash of the text, so that copies never part.
+
+Every text gets a place in [0, 2^62) by its hash, keyed with the seed. The lowest places are validation, and the order
+of places is the shuffle. The first pass writes each shard's documents with their places, the second gathers a range of
+places from all shards: nothing global is held in memory.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from pretrain.data.executors import Executor
+from pretrain.data.manifests import key_of
+from pretrain.data.stages import Advance, Built, ShardRecord, build, finished, text_bytes
+from pretrain.errors import DataError
+
+VERSION = 1
+PLACES = 2**62  # so that every bound fits into int64
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Which places are validation, [0, border), and which are training, [border, PLACES).
+
+    Attributes:
+        cut: the share of each text's end that is validation instead, for a corpus that is one text; else 0.
+    """
+
+    border: int
+    cut: float = 0.0
+
+    def side(self, name: str) -> tuple[int, int]:
+        """The places of `train` or `validation`: [low, high)."""
+        if self.cut:
+            return 0, PLACES
+        return (0, self.border) if name == "validation" else (self.border, PLACES)
+
+
+ALL_TRAINING = Ranges(0)
+ALL_VALIDATION = Ranges(PLACES)
+
+
+def place_documents(before: Built, *, seed: int, data_dir: Path, executor: Executor, advance: Advance) -> Built:
+    """The documents of `before`, each shard sorted by place.
+
+    Raises:
+        DataError: no document is left.
+    """
+    if not before.total("documents_out"):
+        raise DataError("nothing is left of the corpus: the stages before dropped every document")
+    key = key_of(settings={"seed": seed}, code=VERSION, inputs=[before.key])
+    tasks = [(shard.bytes_out, file) for shard, file in zip(before.shards, before.files(), strict=True)]
+    return finished("place", key, data_dir) or build("place", key, data_dir, tasks, _Place(seed), executor, advance)
+
+
+def ranges(placed: Built, fraction: float) -> Ranges:
+    """Where validation ends: at `fraction` of the places, or behind the first document where that splits nothing off."""
+    lowest = min(shard.counters["lowest"] for shard in placed.shards if shard.documents_out)
+    highest = max(shard.counters["highest"] for shard in placed.shards if shard.documents_out)
+    if lowest == highest:
+        return Ranges(0, cut=fraction)
+    border = int(fraction * PLACES)
+    return Ranges(border if lowest < border <= highest else lowest + 1)
+
+
+def gather(
+    placed: Built, name: str, where: Ranges, *, shard_bytes: int, data_dir: Path, executor: Executor, advance: Advance
+) -> Built:
+    """The documents of one side, `train` or `validation`, in the order of their places."""
+    settings = {"side": name, "border": where.border, "cut": where.cut, "shard_bytes": shard_bytes}
+    key = key_of(settings=settings, code=VERSION, inputs=[placed.key])
+    if done := finished(name, key, data_dir):
+        return done
+    low, high = where.side(name)
+    cut = where.cut if name == "train" else -where.cut
+    size = placed.total("bytes_out") * (high - low) // PLACES
+    shards = 1 + size // shard_bytes
+    edges = [low + (high - low) * i // shards for i in range(shards + 1)]
+    tasks = [
+        (size // shards, _Range(tuple(placed.files()), start, end, cut))
+        for start, end in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return build(name, key, data_dir, tasks, _gather, executor, advance)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The work of the first pass on one shard."""
+
+    seed: int
+
+    def __call__(self, folder: Path, file: Path) -> tuple[pa.Table, None, ShardRecord]:
+        documents = pq.read_table(file)
+        texts = documents["text"].to_pylist()
+        hashes = np.array([xxhash.xxh3_64_intdigest(text.encode(), self.seed) for text in texts], np.uint64)
+        places = (hashes >> np.uint64(2)).astype(np.int64)
+        placed = documents.append_column("place", pa.array(places)).sort_by([("place", "ascending")])
+        record = ShardRecord("", len(documents), len(documents), text_bytes(documents), text_bytes(documents))
+        if len(places):
+            record.counters = {"lowest": int(places.min()), "highest": int(places.max())}
+        return placed, None, record
+
+
+@dataclass(frozen=True)
+class _Range:
+    files: tuple[Path, ...]
+    start: int
+    end: int
+    cut: float  # above 0: keep what stands before the last share `cut` of each text; below 0: keep that share
+
+
+def _gather(folder: Path, task: _Range) -> tuple[pa.Table, None, ShardRecord]:
+    where = (pc.field("place") >= task.start) & (pc.field("place") < task.end)
+    tables = [pq.read_table(file, filters=where) for file in task.files]
+    documents = pa.concat_tables(tables).sort_by([("place", "ascending"), ("id", "ascending")]).drop_columns("place")
+    if task.cut:
+        texts = [_cut(text, task.cut) for text in documents["text"].to_pylist()]
+        at = documents.schema.get_field_index("text")
+        documents = documents.set_column(at, "text", pa.array(texts, pa.string()))
+    size = text_bytes(documents)
+    return documents, None, ShardRecord("", len(documents), len(documents), size, size)
+
+
+def _cut(text: str, share: float) -> str:
+    border = int(len(text) * (1 - abs(share)))
+    return text[:border] if share > 0 else text[border:]

@@ -1,0 +1,132 @@
+"""The one interface of all models: tokens in, logits or nats out.
+
+Shapes: B rows, T positions, V ids of the vocabulary, C width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORED = -1  # a target that is not scored
+
+# Logits that exist at once in linear_cross_entropy: what fits a CPU's cache, or 1 GB of a GPU in fp32.
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
+
+State = dict[str, Tensor]  # batch-first tensors, so that a caller can select and repeat rows
+
+
+class LanguageModel(nn.Module):
+    """A distribution over the next token, for every position of a row.
+
+    Attributes:
+        vocab_size: ids that the tokenizer knows; padding for speed is never counted, sampled or saved.
+        context_length: how many tokens before the target the model can see; None is without bound.
+    """
+
+    vocab_size: int
+    context_length: int | None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, T, V) of the token after each of `tokens` (B, T)."""
+        raise NotImplementedError
+
+    def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """Cross-entropy of each target in nats (B, T), 0 where the target is IGNORED, and the state carried on.
+
+        Args:
+            tokens: (B, T) int64 token ids.
+            targets: (B, T) int64 ids of the tokens that come next.
+            state: what the last call returned, for models that carry a state from row to row.
+        """
+        logits = self(tokens)  # (B, T, V)
+        nats = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return nats.view_as(targets), None
+
+    def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits (B, V) of the token after each row, and the state that knows all tokens so far.
+
+        Args:
+            tokens: (B, T) int64, the tokens since the last call, each row padded on the right.
+            lengths: (B,) int64, how many of them are real, at least one a row.
+            state: what the last call returned.
+        """
+        if state is not None:
+            tokens, lengths = _appended(state["tokens"], state["lengths"], tokens, lengths)
+        tokens, lengths = _last(tokens, lengths, self.context_length)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return self(tokens)[rows, lengths - 1], {"tokens": tokens, "lengths": lengths}
+
+    def parameter_count(self) -> int:
+        """Elements of all parameters, a shared one counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over `weights`, whose names and shapes must be this model's."""
+        self.load_state_dict(dict(weights))
+
+
+def _appended(tokens: Tensor, lengths: Tensor, new: Tensor, new_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of `tokens` (B, S) with those of `new` (B, T) put behind each row's own end."""
+    joined = torch.cat([tokens, new.new_zeros(new.shape)], dim=1)
+    places = lengths[:, None] + torch.arange(new.shape[1], device=new.device)  # (B, T)
+    return joined.scatter(1, places, new), lengths + new_lengths
+
+
+def _last(tokens: Tensor, lengths: Tensor, most: int | None) -> tuple[Tensor, Tensor]:
+    """The last `most` real tokens of each row, padded on the right to the longest."""
+    kept = lengths if most is None else lengths.clamp(max=most)
+    places = (lengths - kept)[:, None] + torch.arange(int(kept.max()), device=tokens.device)  # (B, S)
+    return tokens.gather(1, places.clamp(max=tokens.shape[1] - 1)), kept
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of `targets` (B, T) in nats under the logits hidden @ weight.T, 0 where a target is IGNORED.
+
+    The logits are made chunk by chunk and made again in the backward pass, so that (B, T, V) never exists.
+
+    Args:
+        hidden: (B, T, C).
+        weight: (V, C).
+    """
+    nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten())  # type: ignore[no-untyped-call]  # torch's own is untyped
+    return nats.view(targets.shape)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        rows = _rows_at_once(weight)
+        real = targets.clamp(min=0)
+        nats, normalisers = [], []
+        for chunk, target in zip(hidden.split(rows), real.split(rows), strict=True):
+            logits = (chunk @ weight.T).float()  # (rows, V)
+            normalisers.append(logits.logsumexp(1))
+            nats.append(normalisers[-1] - logits.gather(1, target[:, None])[:, 0])
+        context.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
+        return torch.cat(nats).masked_fill(targets == IGNORED, 0.0)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, weight, targets, normalisers = context.saved_tensors
+        scale = gradients[0].masked_fill(targets == IGNORED, 0.0)
+        rows = _rows_at_once(weight)
+        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        for start in range(0, len(hidden), rows):
+            here = slice(start, start + rows)
+            chunk, target, part = hidden[here], targets[here].clamp(min=0), scale[here, None]
+            # d nats / d logits = softmax - one-hot
+            of_logits = ((chunk @ weight.T).float() - normalisers[here, None]).exp_()
+            of_logits = of_logits.scatter_add_(1, target[:, None], torch.full_like(part, -1.0)).mul_(part)
+            of_logits = of_logits.to(hidden.dtype)
+            of_hidden[here] = of_logits @ weight
+            of_weight += of_logits.T @ chunk
+        return of_hidden, of_weight.to(weight.dtype), None
+
+
+def _rows_at_once(weight: Tensor) -> int:
+    return max(1, LOGITS_AT_ONCE.get(weight.device.type, 2**24) // len(weight))

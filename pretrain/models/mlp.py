@@ -1,0 +1,52 @@
+"""A multi-layer perceptron over the last tokens (Bengio et al. 2003, https://www.jmlr.org/papers/v3/bengio03a.html).
+
+Shapes: B rows, T positions, V ids, K tokens seen, C width of an embedding.
+"""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from pretrain.models.language_model import LanguageModel
+
+
+class MLP(LanguageModel):
+    """Embeddings of the last tokens side by side, linear, ReLU, linear to the vocabulary.
+
+    Unlike the paper's it has no direct connections from the embeddings to the output, and ReLU in place of tanh.
+
+    Args:
+        vocab_size: ids.
+        context_length: tokens that it sees; with one it can learn what a bigram counts.
+        n_embd: width of a token's embedding.
+        n_hidden: width of the hidden layer.
+    """
+
+    context_length: int
+
+    def __init__(
+        self,
+        vocab_size: Annotated[int, Ge(1)],
+        *,
+        context_length: Annotated[int, Ge(1)],
+        n_embd: Annotated[int, Ge(1)],
+        n_hidden: Annotated[int, Ge(1)],
+    ) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.embedding = nn.Embedding(vocab_size + 1, n_embd)  # the last one stands before the row's start
+        self.hidden = nn.Linear(context_length * n_embd, n_hidden)
+        self.output = nn.Linear(n_hidden, vocab_size)
+        nn.init.normal_(self.output.weight, std=0.02)  # so that an untrained model is near the uniform one
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        padded = F.pad(tokens, (self.context_length - 1, 0), value=self.vocab_size)
+        windows = padded.unfold(1, self.context_length, 1)  # (B, T, K)
+        embedded = self.embedding(windows).flatten(2)  # (B, T, K C)
+        logits: Tensor = self.output(torch.relu(self.hidden(embedded)))
+        return logits

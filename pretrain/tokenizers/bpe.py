@@ -1,0 +1,88 @@
+"""Byte-level byte-pair encoding, trained and run by the library `tokenizers`.
+
+Every byte is a token before the first merge, so every text can be encoded (Radford et al. 2019,
+https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf).
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import tokenizers
+from annotated_types import Ge, Interval
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from pretrain.errors import DataError
+from pretrain.tokenizers.tokenizer import END_OF_TEXT
+
+BYTES = 256
+
+
+class BytePairEncoding:
+    """How to train one: the settings that a config chooses.
+
+    Args:
+        vocab_size: ids: the end of text, 256 bytes, and merges; 257 makes every byte a token.
+        sample_bytes: UTF-8 bytes of text to learn merges from, at most.
+    """
+
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    def __init__(
+        self, *, vocab_size: Annotated[int, Interval(ge=257, le=2**24)], sample_bytes: Annotated[int, Ge(0)]
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.sample_bytes = sample_bytes
+
+    def train(self, texts: Iterable[str]) -> "BytePairTokenizer":
+        """Learn merges from `texts`; a small corpus may hold fewer than asked for."""
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return BytePairTokenizer(backend)
+
+
+class BytePairTokenizer:
+    """A trained one, around a `tokenizers.Tokenizer`; id 0 is the end of text."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+        self.backend.encode_special_tokens = True  # a literal <|endoftext|> inside a document is plain text
+        self.vocab_size: int = backend.get_vocab_size()
+        self.end_of_text: int = backend.token_to_id(END_OF_TEXT)
+        self._dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.backend.encode(text).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(encoding.ids, self._dtype) for encoding in self.backend.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def save(self, path: Path) -> None:
+        self.backend.save(str(path))
+
+
+def load(path: Path) -> BytePairTokenizer:
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        DataError: the file is not one.
+    """
+    try:
+        return BytePairTokenizer(tokenizers.Tokenizer.from_file(str(path)))
+    except Exception as error:  # noqa: BLE001  the library raises plain Exception for whatever is wrong in the file
+        raise DataError(f"{path} is not a tokenizer: {error}") from error

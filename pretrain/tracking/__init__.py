@@ -1,0 +1,1 @@
+"""Where progress and metrics go."""

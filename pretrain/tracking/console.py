@@ -1,0 +1,98 @@
+"""What a person sees while a command works: progress on stderr, so that stdout holds results alone."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    """One line of news."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """One line that the user should not miss."""
+    console.print(f"warning: {line}", markup=False, style="yellow", soft_wrap=True)
+
+
+class ConsoleTracker:
+    """One line for every evaluation."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        if "val/loss" in row:
+            say(
+                f"step {row['step']:,}: validation loss {row['val/loss']:.4f}, perplexity {row['val/perplexity']:,.2f}, "
+                f"{row['val/bits_per_byte']:.4f} bits per byte, after {row['seconds']:,.0f} s"
+            )
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def training_progress(done: float) -> Iterator[Callable[[float, str], None]]:
+    """A bar for a run of which the share `done` is there already.
+
+    Yields:
+        what shows the share that is done now, and a short note; after the first step it tells how long the run takes.
+    """
+    with progress() as bars:
+        move = bars("training", 1000)
+        move(int(1000 * done), "")
+        started, shown = time.perf_counter(), done
+
+        def show(share: float, note: str) -> None:
+            nonlocal shown
+            if shown == done and done < share < 1:
+                left = (time.perf_counter() - started) * (1 - share) / (share - done)
+                say(f"about {duration(left)} to go, judging by the first step")
+            move(int(1000 * share) - int(1000 * shown), note)
+            shown = share
+
+        yield show
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min 10 s, 5 h 12 min or 12.3 days."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    return f"{seconds / 86400:,.1f} days"
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int], Callable[[int, str], None]]]:
+    """Bars with elapsed and remaining time.
+
+    Yields:
+        a function that adds a bar (description, total) and returns how to move it (by how much, what to say beside it).
+    """
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left  {task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as bars:
+
+        def bar(description: str, total: int) -> Callable[[int, str], None]:
+            task = bars.add_task(description, total=max(total, 1), note="", visible=False)  # until it moves
+
+            def advance(amount: int, note: str = "") -> None:
+                bars.update(task, advance=amount, note=note, visible=True)
+
+            return advance
+
+        yield bar

@@ -1,0 +1,125 @@
+"""THE training loop: batch, update, log, evaluate, save, stop. Every model goes through it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pretrain.errors import Interrupted, TrainingError
+from pretrain.evaluation.loss import Validation
+from pretrain.stopping import Stop
+from pretrain.training.checkpoints import TrainingState
+from pretrain.training.updates import Update
+
+SKIPS_IN_A_ROW = 10  # steps without a finite loss and gradient after which a run stops
+
+
+class Tracker(Protocol):
+    def log(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a run ends: the first of them that is reached. None is no limit."""
+
+    max_steps: int | None
+    max_tokens: int | None
+    max_seconds: float | None
+
+    def progress(self, state: TrainingState) -> float:
+        """The share of the run that is done, from 0 to 1."""
+        pairs = (
+            (state.step, self.max_steps),
+            (state.tokens, self.max_tokens),
+            (state.seconds, self.max_seconds),
+        )
+        return min(1.0, max((done / most for done, most in pairs if most is not None), default=0.0))
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often, in steps."""
+
+    eval_every: int
+    checkpoint_every: int
+
+
+def train(
+    update: Update,
+    state: TrainingState,
+    limits: Limits,
+    rhythm: Rhythm,
+    *,
+    validation: Validation,
+    save: Callable[[], None],
+    trackers: list[Tracker],
+    show: Callable[[float, str], None],
+    stop: Stop,
+) -> None:
+    """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
+
+    Args:
+        validation: measures the model on some tokens while it trains, and on all of them at the end.
+        save: writes a checkpoint of `state`.
+        trackers: where a row of metrics goes.
+        show: told the share of the run that is done, and a short note, after each step.
+    Raises:
+        Interrupted: a signal came; the last full step is saved.
+        TrainingError: loss or gradient stayed NaN or infinite.
+    """
+    saved = state.step
+    try:
+        while True:
+            done = limits.progress(state) >= 1
+            if (done or state.step % rhythm.eval_every == 0) and state.evaluated_step < state.step:
+                loss = validation.loss(update.working, whole=done)
+                state.evaluated_step = state.step
+                state.train_loss = state.loss_sum / state.loss_steps if state.loss_steps else None
+                state.validation_loss = loss.mean if math.isfinite(loss.mean) else None
+                state.loss_sum, state.loss_steps = 0.0, 0
+                _log(trackers, state, {"val/loss": loss.mean, "val/perplexity": loss.perplexity,
+                                       "val/bits_per_byte": validation.bits_per_byte(loss)})
+            if (done or state.step % rhythm.checkpoint_every == 0) and saved < state.step:
+                save()
+                saved = state.step
+            if done:
+                return
+            stop.check()
+
+            started = time.perf_counter()
+            result = update.step(state.step, limits.progress(state))
+            seconds = time.perf_counter() - started
+
+            state.step += 1
+            state.tokens += result.tokens
+            state.seconds += seconds
+            if result.skipped:
+                state.skipped_steps += 1
+                state.skipped_in_a_row += 1
+            else:
+                state.skipped_in_a_row = 0
+                state.loss_sum += result.loss
+                state.loss_steps += 1
+            speed = result.tokens / seconds
+            _log(trackers, state, {"train/loss": result.loss, "train/perplexity": math.exp(min(result.loss, 700.0)),
+                                   "lr": result.lr, "grad_norm": result.grad_norm, "tokens_per_second": round(speed, 1),
+                                   "skipped_steps": state.skipped_steps})
+            show(limits.progress(state), f"loss {result.loss:.3f}  {speed:,.0f} tokens/s")
+            if state.skipped_in_a_row == SKIPS_IN_A_ROW:
+                raise TrainingError(
+                    f"loss {result.loss} and gradient norm {result.grad_norm} were not finite in {SKIPS_IN_A_ROW} "
+                    f"steps up to step {state.step}; try a lower optimizer.lr or a longer schedule.warmup_steps"
+                )
+    except Interrupted:
+        if state.step > saved:
+            save()
+        raise
+
+
+def _log(trackers: list[Tracker], state: TrainingState, metrics: dict[str, Any]) -> None:
+    row = {"step": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 3), **metrics}
+    for tracker in trackers:
+        tracker.log(row)
