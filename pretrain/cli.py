@@ -158,7 +158,9 @@ def _sweep(
         results.append(module.run(_parsed(command, node), **({"sweep": (folder, choices)} if folder.name else {})))
 
     try:
-        _hydra(command, ["--multirun", f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=.", *overrides], job)
+        _hydra(
+            command, ["--multirun", f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=.", *overrides], job
+        )
     finally:
         if results:
             if folder.name:

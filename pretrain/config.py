@@ -240,9 +240,11 @@ def build(part: Part, **supplied: Any) -> Any:
     target = part["_target_"]
     parameters = signature(target)
     arguments = {name: value for name, value in supplied.items() if name in parameters}
-    for key, value in part.items():
-        if key != "_target_" and not (value is None and parameters[key].supplied):
-            arguments[key] = value
+    arguments |= {
+        key: value
+        for key, value in part.items()
+        if key != "_target_" and not (value is None and parameters[key].supplied)
+    }
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)(**arguments)
 

@@ -1,15 +1,15 @@
 """Every error of ours, and the exit code that each one gives.
 
-    PretrainError                 1   any failure that has no code of its own
-    ├── UsageError                2   wrong usage: an unknown command, run, path or device
-    │   └── ConfigError           2   a setting that is unknown, of the wrong type or out of range
-    ├── DataError                 3   an empty, damaged or mismatched corpus, token shard or tokenizer
-    ├── CheckpointError           3   a damaged or mismatched checkpoint
-    ├── EvaluationError           3   nothing to evaluate: no target tokens, or targets without bytes
-    ├── SamplingError             3   logits from which no token can be drawn
-    ├── TrainingError             1   a loss that stays NaN
-    ├── LockedError               1   another process works on this run or this data
-    └── Interrupted              75   a signal; what was finished is saved, the same command goes on
+PretrainError                 1   any failure that has no code of its own
+├── UsageError                2   wrong usage: an unknown command, run, path or device
+│   └── ConfigError           2   a setting that is unknown, of the wrong type or out of range
+├── DataError                 3   an empty, damaged or mismatched corpus, token shard or tokenizer
+├── CheckpointError           3   a damaged or mismatched checkpoint
+├── EvaluationError           3   nothing to evaluate: no target tokens, or targets without bytes
+├── SamplingError             3   logits from which no token can be drawn
+├── TrainingError             1   a loss that stays NaN
+├── LockedError               1   another process works on this run or this data
+└── Interrupted              75   a signal; what was finished is saved, the same command goes on
 """
 
 from typing import ClassVar

@@ -29,7 +29,8 @@ examples:
   pretrain sample --decoding=top_p
 
 A choice is group=option (model=bigram), a setting is key=value (trainer.max_steps=1k); --key=value means the same.
-`pretrain COMMAND --help` lists both. -m sweeps: pretrain train -m model=bigram,mlp,gpt_nano. --traceback shows errors whole."""
+`pretrain COMMAND --help` lists both. -m sweeps: pretrain train -m model=bigram,mlp,gpt_nano.
+--traceback shows where an error came from."""
 
 
 def command(name: str) -> str:
@@ -69,7 +70,7 @@ def _head(name: str) -> tuple[str, str]:
 def _defaults(name: str) -> dict[str, str]:
     lines = (configs_dir() / f"{name}.yaml").read_text("utf-8").splitlines()
     pairs = [line.removeprefix("  - ").split(": ") for line in lines if line.startswith("  - ") and ": " in line]
-    return {group: option for group, option in pairs}
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _choice(group: str, option: str) -> list[tuple[str, str]]:

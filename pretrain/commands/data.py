@@ -41,7 +41,9 @@ class Prepared:
 
 def run(settings: DataConfig) -> dict[str, Any]:
     """Build the data and say what was built."""
-    prepared = prepare(settings.data, settings.tokenizer, settings.executor, settings.seed, settings.data_dir, Stop().install())
+    prepared = prepare(
+        settings.data, settings.tokenizer, settings.executor, settings.seed, settings.data_dir, Stop().install()
+    )
     manifest = read_manifest(prepared.folder)
     return {
         "manifest": str((prepared.folder / MANIFEST).resolve()),
@@ -71,8 +73,8 @@ def show(results: list[dict[str, Any]]) -> None:
         show_table("Data", ["stage", "documents in", "out", "text out", "time", "dropped by"], rows)
         for entry in result["quarantined"][:5]:
             print(f"quarantined {entry['file']} line {entry['line']}: {entry['reason']}")
-        tokens = result["tokens"]
-        print(f"{tokens['train']:,} training and {tokens['validation']:,} validation tokens of {result['vocab_size']:,} ids")
+        tokens, ids = result["tokens"], result["vocab_size"]
+        print(f"{tokens['train']:,} training and {tokens['validation']:,} validation tokens of {ids:,} ids")
         print(result["manifest"])
 
 
@@ -102,7 +104,9 @@ def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data
 
 
 def _collect(name: str, sources: dict[str, Part], shard_bytes: int, folder: Path, workers: Executor, bar: Bar) -> Built:
-    settings = {source: {key: value for key, value in part.items() if key != "paths"} for source, part in sources.items()}
+    settings = {
+        source: {key: value for key, value in part.items() if key != "paths"} for source, part in sources.items()
+    }
     listing = list_files({source: build(part) for source, part in sources.items()}, settings, shard_bytes, folder)
     return collect(listing, shard_bytes, folder, workers, bar(name, listing.bytes()), name)
 
@@ -165,5 +169,3 @@ def _bars(stop: Stop) -> Iterator[Bar]:
             return advance
 
         yield bar
-
-

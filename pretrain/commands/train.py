@@ -42,7 +42,19 @@ from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
 
 # Settings that do not change what is learned: a run goes on with others.
-FREE = {"name", "runs_dir", "data_dir", "device", "threads", "format", "executor", "tracker", "decoding", "sample", "eval"}
+FREE = {
+    "name",
+    "runs_dir",
+    "data_dir",
+    "device",
+    "threads",
+    "format",
+    "executor",
+    "tracker",
+    "decoding",
+    "sample",
+    "eval",
+}
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
 RHYTHM = {"trainer.eval_tokens", "trainer.keep_checkpoints", "trainer.checkpoint_every"}
 
@@ -79,13 +91,16 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
         _write_beginnings(folder, config, prepared)
         row = settings.sequence_length
-        measure = Validation(validation, row, settings.eval.stride or max(1, row // 2), settings.trainer.eval_tokens, stop)
+        measure = Validation(
+            validation, row, settings.eval.stride or max(1, row // 2), settings.trainer.eval_tokens, stop
+        )
         say(_described(folder, settings, update, state, device))
-        _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, stop)
+        loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, stop)
+        loss = loss or measure.loss(update.working, whole=True)
         references = _references(prepared, manifest, training, validation)
         write_json(folder / "references.json", references)
         sample = _sample(settings, update, prepared, manifest, device)
-        result = _result(folder, update, state, measure.loss(update.working, whole=True), measure, references, sample)
+        result = _result(folder, update, state, loss, measure, references, sample)
         _write_endings(folder, result, state)
     return result
 
@@ -244,12 +259,12 @@ def _limits(settings: TrainConfig, batches: Batches, update: Update) -> Limits:
     return Limits(trainer.max_steps, min((most for most in tokens if most), default=None), trainer.max_seconds)
 
 
-def _described(
-    folder: Path, settings: TrainConfig, update: Update, state: TrainingState, device: torch.device
-) -> str:
+def _described(folder: Path, settings: TrainConfig, update: Update, state: TrainingState, device: torch.device) -> str:
+    parameters = update.model.parameter_count()  # 0 for counts that are not yet counted
     return (
-        f"{folder} from step {state.step:,}: {update.model.parameter_count():,} parameters, "
-        f"{settings.trainer.batch_tokens:,} tokens a step = {settings.rows} rows of {settings.sequence_length} "
+        f"{folder} from step {state.step:,}: "
+        + (f"{parameters:,} parameters, " if parameters else "")
+        + f"{settings.trainer.batch_tokens:,} tokens a step = {settings.rows} rows of {settings.sequence_length} "
         f"({state.micro_batch} at once), {state.precision} on {device.type}, {state.threads} threads"
     )
 
@@ -265,7 +280,7 @@ def _train(
     measure: Validation,
     checkpoints: Checkpoints,
     stop: Stop,
-) -> None:
+) -> Loss | None:
     trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()]
     if settings.tracker:
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
@@ -276,9 +291,16 @@ def _train(
     rhythm = Rhythm(settings.trainer.eval_every, settings.trainer.checkpoint_every)
     try:
         with training_progress(limits.progress(state)) as show_progress:
-            train(
-                update, state, limits, rhythm,
-                validation=measure, save=save, trackers=trackers, show=show_progress, stop=stop,
+            return train(
+                update,
+                state,
+                limits,
+                rhythm,
+                validation=measure,
+                save=save,
+                trackers=trackers,
+                show=show_progress,
+                stop=stop,
             )
     finally:
         for tracker in trackers:
@@ -356,7 +378,9 @@ def _result(
 def _write_beginnings(folder: Path, config: str, prepared: Prepared) -> None:
     """What a run knows before its first step."""
     (folder / "config.yaml").write_text(config, "utf-8")
-    write_json(folder / "data_manifest.json", read_manifest(prepared.folder) | {"folder": str(prepared.folder.absolute())})
+    write_json(
+        folder / "data_manifest.json", read_manifest(prepared.folder) | {"folder": str(prepared.folder.absolute())}
+    )
     shutil.copyfile(prepared.tokenizer, folder / "tokenizer.json")
     commit = None
     with suppress(OSError):

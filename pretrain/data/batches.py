@@ -50,7 +50,7 @@ class Batches:
             here = epochs == epoch
             rows[here] = permuted(places[here], self.rows_per_epoch, key=_mixed(self.seed, int(epoch)))
         length = self.sequence_length
-        return np.stack([self.stream.read(row * length, row * length + length + 1) for row in rows])
+        return np.stack([self.stream.read(row * length, row * length + length + 1) for row in rows.tolist()])
 
 
 def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
@@ -77,7 +77,8 @@ def _scrambled(values: np.ndarray) -> np.ndarray:
     """A well mixed 64-bit number for each value (the finaliser of SplitMix64, Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def _mixed(first: int, second: int) -> int:

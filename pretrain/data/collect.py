@@ -109,5 +109,3 @@ def _read(folder: Path, files: list[tuple[str, Source, SourceFile]]) -> tuple[pa
 def quarantine(built: Built) -> list[dict[str, Any]]:
     """Every record that could not be read: file, line, reason."""
     return [entry for shard in built.shards for entry in shard.quarantined]
-
-

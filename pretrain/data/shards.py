@@ -229,4 +229,3 @@ def _sample(train: Built, most: int, advance: Advance) -> Iterator[str]:
             most -= size
             advance(size)
             yield text
-

@@ -6,6 +6,7 @@ places from all shards: nothing global is held in memory.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def place_documents(before: Built, *, seed: int, data_dir: Path, executor: Execu
 
 
 def ranges(placed: Built, fraction: float) -> Ranges:
-    """Where validation ends: at `fraction` of the places, or behind the first document where that splits nothing off."""
+    """Where validation ends: at `fraction` of the places, or behind the first document where that splits none off."""
     lowest = min(shard.counters["lowest"] for shard in placed.shards if shard.documents_out)
     highest = max(shard.counters["highest"] for shard in placed.shards if shard.documents_out)
     if lowest == highest:
@@ -81,10 +82,7 @@ def gather(
     size = placed.total("bytes_out") * (high - low) // PLACES
     shards = 1 + size // shard_bytes
     edges = [low + (high - low) * i // shards for i in range(shards + 1)]
-    tasks = [
-        (size // shards, _Range(tuple(placed.files()), start, end, cut))
-        for start, end in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    tasks = [(size // shards, _Range(tuple(placed.files()), start, end, cut)) for start, end in pairwise(edges)]
     return build(name, key, data_dir, tasks, _gather, executor, advance)
 
 

@@ -87,7 +87,13 @@ class Built:
             reasons.update(shard.reasons)
             counters.update(shard.counters)
         totals = {what: self.total(what) for what in ("documents_in", "documents_out", "bytes_in", "bytes_out")}
-        return {"name": self.name, **totals, "seconds": self.seconds, "reasons": dict(reasons), "counters": dict(counters)}
+        return {
+            "name": self.name,
+            **totals,
+            "seconds": self.seconds,
+            "reasons": dict(reasons),
+            "counters": dict(counters),
+        }
 
 
 def finished(name: str, key: str, data_dir: Path) -> Built | None:
@@ -126,7 +132,9 @@ def build(
         if record is not None:
             records[index] = ShardRecord(**record)
             advance(weight)
-    left = [_Job(index, folder, weight, task, work) for index, (weight, task) in enumerate(tasks) if index not in records]
+    left = [
+        _Job(index, folder, weight, task, work) for index, (weight, task) in enumerate(tasks) if index not in records
+    ]
     for job, record in executor.map(_run, left):
         records[job.index] = record
         advance(job.weight)

@@ -112,4 +112,3 @@ def stream_loss(
         unseen += int(found.isinf().sum())
         nats += found.sum(dtype=torch.float64).cpu()
     return Loss(float(nats), targets, unseen)
-

@@ -42,9 +42,7 @@ class LanguageModel(nn.Module):
             state: what the last call returned, for models that carry a state from row to row.
         """
         logits = self(tokens)  # (B, T, V)
-        nats = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-        )
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
         return nats.view_as(targets), None
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -103,7 +101,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = _rows_at_once(weight)
         real = targets.clamp(min=0)
         nats, normalisers = [], []
-        for chunk, target in zip(hidden.split(rows), real.split(rows), strict=True):
+        for chunk, target in zip(torch.split(hidden, rows), torch.split(real, rows), strict=True):
             logits = (chunk @ weight.T).float()  # (rows, V)
             normalisers.append(logits.logsumexp(1))
             nats.append(normalisers[-1] - logits.gather(1, target[:, None])[:, 0])

@@ -32,7 +32,7 @@ class Estimates:
 def kneser_ney(orders: list[OrderCounts], vocab_size: int) -> Estimates:
     """Interpolated modified Kneser-Ney, as KenLM's `lmplz --discount_fallback` estimates it.
 
-    Chen and Goodman 1998, section 3 (https://dash.harvard.edu/handle/1/25104739), in the form of Heafield et al. 2013
+    Chen and Goodman 1998 (https://dash.harvard.edu/handle/1/25104739), in the form of Heafield et al. 2013
     (https://aclanthology.org/P13-2121/):
 
         p(w | h) = (a(h w) - D(a(h w))) / a(h) + gamma(h) p(w | h without its first token)

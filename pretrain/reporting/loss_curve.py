@@ -8,7 +8,8 @@ WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 40, 44
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #444 } .title { font-size: 15px; font-weight: 600 }
-.grid { stroke: #8884 } .train { stroke: #7aa6d8 } .validation { stroke: #d1495b } .reference { stroke: #888; stroke-dasharray: 5 4 }
+.grid { stroke: #8884 } .train { stroke: #7aa6d8 } .validation { stroke: #d1495b }
+.reference { stroke: #888; stroke-dasharray: 5 4 }
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round } circle { fill: #d1495b; stroke: none }
 @media (prefers-color-scheme: dark) { text { fill: #ccc } }
 """
@@ -55,7 +56,9 @@ def loss_curve(rows: Sequence[dict[str, Any]], references: dict[str, float], tit
         path = " ".join(f"{x},{y}" for x, y in map(place, points))
         parts.append(f'<polyline class="{name}" points="{path}"/>')
     parts += [f'<circle cx="{x}" cy="{y}" r="3.5"/>' for x, y in map(place, validation)]
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">tokens; loss in nats per token: training (line), validation (dots)</text>')
+    parts.append(
+        f'<text x="{LEFT}" y="{HEIGHT - 8}">tokens; loss in nats per token: training (line), validation (dots)</text>'
+    )
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -58,7 +58,10 @@ class BytePairTokenizer:
         self.backend = backend
         self.backend.encode_special_tokens = True  # a literal <|endoftext|> inside a document is plain text
         self.vocab_size: int = backend.get_vocab_size()
-        self.end_of_text: int = backend.token_to_id(END_OF_TEXT)
+        end_of_text = backend.token_to_id(END_OF_TEXT)
+        if end_of_text is None:
+            raise DataError(f"the tokenizer has no token {END_OF_TEXT}")
+        self.end_of_text: int = end_of_text
         self._dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
 
     def encode(self, text: str) -> list[int]:
@@ -84,5 +87,5 @@ def load(path: Path) -> BytePairTokenizer:
     """
     try:
         return BytePairTokenizer(tokenizers.Tokenizer.from_file(str(path)))
-    except Exception as error:  # noqa: BLE001  the library raises plain Exception for whatever is wrong in the file
+    except Exception as error:
         raise DataError(f"{path} is not a tokenizer: {error}") from error

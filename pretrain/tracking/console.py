@@ -26,9 +26,10 @@ class ConsoleTracker:
 
     def log(self, row: dict[str, Any]) -> None:
         if "val/loss" in row:
+            loss, perplexity, bits = (row[f"val/{name}"] for name in ("loss", "perplexity", "bits_per_byte"))
             say(
-                f"step {row['step']:,}: validation loss {row['val/loss']:.4f}, perplexity {row['val/perplexity']:,.2f}, "
-                f"{row['val/bits_per_byte']:.4f} bits per byte, after {row['seconds']:,.0f} s"
+                f"step {row['step']:,}, {duration(row['seconds'])}: validation loss {loss:.4f}, "
+                f"perplexity {perplexity:,.2f}, {bits:.4f} bits per byte"
             )
 
     def close(self) -> None:

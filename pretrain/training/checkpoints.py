@@ -1,8 +1,8 @@
 """Checkpoints: whole or not there, with a checksum of every file, and never a pickle.
 
-    runs/NAME/latest                     the name of the newest step's folder
-    runs/NAME/checkpoints/step_00000100/ model.safetensors update.safetensors state.json config.yaml tokenizer.json
-                                         manifest.json (the format's version and the checksums of the others)
+runs/NAME/latest                     the name of the newest step's folder
+runs/NAME/checkpoints/step_00000100/ model.safetensors update.safetensors state.json config.yaml tokenizer.json
+                                     manifest.json (the format's version and the checksums of the others)
 """
 
 import json
@@ -89,8 +89,14 @@ class Checkpoints:
         temporary = self.folder / f".{final.name}.tmp"
         temporary.mkdir()
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary / "model.safetensors")
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in update.items()}, temporary / "update.safetensors")
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+                temporary / "model.safetensors",
+            )
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in update.items()},
+                temporary / "update.safetensors",
+            )
             write_json(temporary / "state.json", asdict(state))
             (temporary / "config.yaml").write_text(config, "utf-8")
             shutil.copyfile(tokenizer, temporary / "tokenizer.json")

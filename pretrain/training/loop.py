@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pretrain.errors import Interrupted, TrainingError
-from pretrain.evaluation.loss import Validation
+from pretrain.evaluation.loss import Loss, Validation
 from pretrain.stopping import Stop
 from pretrain.training.checkpoints import TrainingState
 from pretrain.training.updates import Update
@@ -58,7 +58,7 @@ def train(
     trackers: list[Tracker],
     show: Callable[[float, str], None],
     stop: Stop,
-) -> None:
+) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
 
     Args:
@@ -66,11 +66,14 @@ def train(
         save: writes a checkpoint of `state`.
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and a short note, after each step.
+    Returns:
+        the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
         Interrupted: a signal came; the last full step is saved.
         TrainingError: loss or gradient stayed NaN or infinite.
     """
     saved = state.step
+    loss = None
     try:
         while True:
             done = limits.progress(state) >= 1
@@ -80,13 +83,20 @@ def train(
                 state.train_loss = state.loss_sum / state.loss_steps if state.loss_steps else None
                 state.validation_loss = loss.mean if math.isfinite(loss.mean) else None
                 state.loss_sum, state.loss_steps = 0.0, 0
-                _log(trackers, state, {"val/loss": loss.mean, "val/perplexity": loss.perplexity,
-                                       "val/bits_per_byte": validation.bits_per_byte(loss)})
+                _log(
+                    trackers,
+                    state,
+                    {
+                        "val/loss": loss.mean,
+                        "val/perplexity": loss.perplexity,
+                        "val/bits_per_byte": validation.bits_per_byte(loss),
+                    },
+                )
             if (done or state.step % rhythm.checkpoint_every == 0) and saved < state.step:
                 save()
                 saved = state.step
             if done:
-                return
+                return loss
             stop.check()
 
             started = time.perf_counter()
@@ -104,9 +114,18 @@ def train(
                 state.loss_sum += result.loss
                 state.loss_steps += 1
             speed = result.tokens / seconds
-            _log(trackers, state, {"train/loss": result.loss, "train/perplexity": math.exp(min(result.loss, 700.0)),
-                                   "lr": result.lr, "grad_norm": result.grad_norm, "tokens_per_second": round(speed, 1),
-                                   "skipped_steps": state.skipped_steps})
+            _log(
+                trackers,
+                state,
+                {
+                    "train/loss": result.loss,
+                    "train/perplexity": math.exp(min(result.loss, 700.0)),
+                    "lr": result.lr,
+                    "grad_norm": result.grad_norm,
+                    "tokens_per_second": round(speed, 1),
+                    "skipped_steps": state.skipped_steps,
+                },
+            )
             show(limits.progress(state), f"loss {result.loss:.3f}  {speed:,.0f} tokens/s")
             if state.skipped_in_a_row == SKIPS_IN_A_ROW:
                 raise TrainingError(

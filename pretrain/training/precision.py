@@ -17,7 +17,7 @@ def chosen_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
     """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if here[kind])  # type: ignore[assignment]  # one of the four
+        name = next(kind for kind in ("cuda", "mps", "cpu") if here[kind])
     if not here[name]:
         raise UsageError(f"device={name} is not on this machine; here are {', '.join(k for k in here if here[k])}")
     return torch.device(name)

@@ -107,7 +107,7 @@ class GradientUpdate:
         gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         total = torch.zeros((), device=device)
         self.working.train()
-        for micro in rows.split(self.micro_batch):
+        for micro in torch.split(rows, self.micro_batch):
             self.stop.check()
             nats, _ = self.working.token_losses(micro[:, :-1], micro[:, 1:])
             loss = nats.sum() / self.batches.tokens

@@ -91,6 +91,7 @@ def test_kneser_ney_matches_a_hand_count():
     assert model(torch.tensor([[1]])).exp()[0, 0].tolist() == pytest.approx(after_1.tolist())
 
 
+@settings(deadline=None, max_examples=60)
 @given(documents, st.integers(1, 9), st.sampled_from([1, 40_000]))
 def test_counts_are_those_of_a_dictionary_in_every_order(texts, order, spread):
     """A wide spread of ids lets few tokens into one 64-bit number, so that the positions are sorted in turns."""
@@ -200,7 +201,7 @@ def test_maximum_likelihood_is_infinite_for_what_it_never_saw():
     assert nats.tolist() == [[0, math.inf, math.inf]]  # an unseen trigram, then an unseen context
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(documents, st.randoms(use_true_random=False))
 def test_the_order_of_the_documents_does_not_matter(texts, random):
     """An n-gram that crossed from one document to the next would depend on it."""

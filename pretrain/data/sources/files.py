@@ -10,8 +10,10 @@ from pretrain.errors import UsageError
 
 # One document a file; the other suffixes inside a folder are left alone, a file named by itself is always read.
 TEXT_SUFFIXES = frozenset(
-    ".txt .text .md .rst .tex .py .pyi .c .h .cc .cpp .hpp .rs .go .java .js .ts .rb .sh .sql .r .jl .html .css .yaml "
-    ".yml .toml .json".split()
+    f".{suffix}"
+    for suffix in (
+        "txt text md rst tex html css json yaml yml toml py pyi c h cc cpp hpp rs go java js ts rb sh sql r jl"
+    ).split()
 )
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson"])
 

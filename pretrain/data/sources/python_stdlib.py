@@ -4,9 +4,8 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
-
 from pydoc_data.topics import topics
+from typing import ClassVar
 
 from pretrain.data.sources.reading import Record, SourceFile, decoded
 

@@ -1,0 +1,84 @@
+"""`pretrain eval`: where a run stands on its validation tokens."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.commands.loading import LoadedRun, load_run
+from pretrain.commands.train import named_references
+from pretrain.config import EvalConfig
+from pretrain.data.manifests import read_json
+from pretrain.data.shards import TokenStream, read_manifest
+from pretrain.errors import DataError
+from pretrain.evaluation.loss import Validation
+from pretrain.reporting.tables import decimal, show_table
+from pretrain.stopping import Stop
+from pretrain.tracking.jsonl import finite
+from pretrain.training.precision import chosen_device
+
+
+def run(settings: EvalConfig) -> Any:
+    """Evaluate one run, or each of a list of runs."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    names = [settings.run] if isinstance(settings.run, str) else settings.run
+    results = [_evaluate(settings, name) for name in names]
+    return results[0] if isinstance(settings.run, str) else results
+
+
+def show(results: list[Any]) -> None:
+    """Print the runs and their references as one table."""
+    flat = [item for result in results for item in (result if isinstance(result, list) else [result])]
+    rows = []
+    for result in flat:
+        figures = [result["loss"], result["perplexity"]]
+        bits = [result[f"bits_per_{unit}"] for unit in ("byte", "character", "word")]
+        name = f"{Path(result['run']).name}, step {result['step']:,}"
+        rows.append([name, decimal(figures[0]), decimal(figures[1], 2), *(decimal(value) for value in bits)])
+        for reference, loss in named_references(result["references"]).items():
+            rows.append([f"  ({reference})", decimal(loss), decimal(math.exp(loss), 2), "", "", ""])
+    columns = ["run", "loss", "perplexity", "bits per byte", "per character", "per word"]
+    show_table("Validation, nats per token; in brackets the references, on the same tokens", columns, rows)
+    for result in flat:
+        if unseen := result.get("unseen"):
+            print(f"{Path(result['run']).name}: inf, {unseen['targets']:,} of {unseen['of']:,} targets unseen")
+
+
+def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
+    loaded = load_run(name, settings.step, settings.runs_dir, chosen_device(settings.device), settings.precision)
+    stream = _validation_tokens(loaded)
+    row = loaded.settings.sequence_length
+    measure = Validation(stream, row, settings.eval.stride or max(1, row // 2), len(stream), Stop())
+    loss = measure.loss(loaded.model, whole=True)
+    result: dict[str, Any] = {
+        "run": str(loaded.folder.absolute()),
+        "step": loaded.state.step,
+        "loss": finite(loss.mean),
+        "perplexity": finite(loss.perplexity),
+        "bits_per_byte": finite(loss.bits_per(stream.bytes)),
+        "bits_per_character": finite(loss.bits_per(stream.characters)),
+        "bits_per_word": finite(loss.bits_per(stream.words)) if stream.words else None,
+        "tokens": loss.tokens,
+        "references": read_json(loaded.folder / "references.json") or {},
+    }
+    if loss.unseen:
+        result["unseen"] = {"targets": loss.unseen, "of": loss.tokens}
+    return result
+
+
+def _validation_tokens(loaded: LoadedRun) -> TokenStream:
+    """The run's own validation tokens, as they were when it was trained."""
+    written = read_json(loaded.folder / "data_manifest.json")
+    if written is None:
+        raise DataError(f"{loaded.folder} has no data_manifest.json, so its validation tokens are unknown")
+    folder = Path(written.pop("folder"))
+    if not folder.is_dir():
+        raise DataError(f"the token shards {folder} of {loaded.folder} are gone; build them again: pretrain train ...")
+    manifest = read_manifest(folder)
+    if manifest != written:
+        raise DataError(f"the token shards {folder} are no longer those that {loaded.folder} was trained on")
+    stream = TokenStream(folder, "validation", manifest)
+    stream.verify()
+    return stream

@@ -1,0 +1,66 @@
+"""A trained run, read back: what eval and sample start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pretrain.commands.train import build_model, saved_settings
+from pretrain.config import TrainConfig, parse
+from pretrain.data.manifests import checksum, read_json
+from pretrain.errors import CheckpointError, ConfigError, DataError
+from pretrain.models.language_model import LanguageModel
+from pretrain.tokenizers import bpe
+from pretrain.tracking.console import warn
+from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState, read_checkpoint
+from pretrain.training.precision import DTYPES
+from pretrain.training.runs import find_run
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """Attributes:
+    model: in the precision of its products, on the device.
+    """
+
+    folder: Path
+    settings: TrainConfig
+    state: TrainingState
+    tokenizer: bpe.BytePairTokenizer
+    model: LanguageModel
+
+
+def load_run(name: str, step: int | str, runs_dir: str, device: torch.device, precision: str) -> LoadedRun:
+    """The run called `name` at a step.
+
+    Raises:
+        UsageError: there is no such run or step.
+        CheckpointError: the checkpoint is damaged, or names something that may not be built.
+        DataError: the tokenizer is not the one that the model was trained with.
+    """
+    folder = find_run(name, Path(runs_dir))
+    checkpoint = _checkpoint(Checkpoints(folder), step)
+    try:
+        settings: TrainConfig = parse(saved_settings(checkpoint.folder), TrainConfig)
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint.folder / 'config.yaml'}: {error}") from error
+    tokenizer_file = checkpoint.folder / "tokenizer.json"
+    written = read_json(folder / "data_manifest.json")
+    if written is not None and written["tokenizer"] != checksum(tokenizer_file):
+        raise DataError(f"{tokenizer_file} is not the tokenizer that {folder} was trained with")
+    tokenizer = bpe.load(tokenizer_file)
+    model = build_model(settings.model, tokenizer.vocab_size)
+    model.load_weights(checkpoint.weights)
+    dtype = DTYPES[checkpoint.state.precision if precision == "auto" else precision]
+    if any(parameter.is_floating_point() for parameter in model.parameters()):
+        model.to(dtype)
+    return LoadedRun(folder, settings, checkpoint.state, tokenizer, model.to(device).eval())
+
+
+def _checkpoint(checkpoints: Checkpoints, step: int | str) -> Checkpoint:
+    folder = checkpoints.find(step)  # refuses a run without any
+    if step != "latest":
+        return read_checkpoint(folder)
+    newest = checkpoints.newest(warn)
+    assert newest is not None, "find() has seen one"
+    return newest

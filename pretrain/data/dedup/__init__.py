@@ -1,0 +1,1 @@
+"""Duplicates: exact ones, near ones, and the clusters that they form."""
