@@ -129,7 +129,7 @@ def _sides(
         where, validation_where = ALL_TRAINING, ALL_VALIDATION
     sides = {}
     for name, source, places in (("train", placed, where), ("validation", held_out, validation_where)):
-        advance = bar(name, source.total("bytes_out"))
+        advance = bar(name, int(source.total("bytes_out") * places.share(name)))
         sides[name] = gather(
             source, name, places, shard_bytes=data.shard_bytes, data_dir=folder, executor=workers, advance=advance
         )

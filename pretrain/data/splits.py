@@ -35,6 +35,11 @@ class Ranges:
     border: int
     cut: float = 0.0
 
+    def share(self, name: str) -> float:
+        """The share of the places, and so about of the text, that `train` or `validation` has."""
+        low, high = self.side(name)
+        return (high - low) / PLACES
+
     def side(self, name: str) -> tuple[int, int]:
         """The places of `train` or `validation`: [low, high)."""
         if self.cut:
@@ -79,7 +84,7 @@ def gather(
         return done
     low, high = where.side(name)
     cut = where.cut if name == "train" else -where.cut
-    size = placed.total("bytes_out") * (high - low) // PLACES
+    size = int(placed.total("bytes_out") * where.share(name))
     shards = 1 + size // shard_bytes
     edges = [low + (high - low) * i // shards for i in range(shards + 1)]
     tasks = [(size // shards, _Range(tuple(placed.files()), start, end, cut)) for start, end in pairwise(edges)]

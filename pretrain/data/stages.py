@@ -114,6 +114,7 @@ def build(
     work: Callable[[Path, Any], tuple[pa.Table, pa.Table | None, ShardRecord]],
     executor: Executor,
     advance: Advance,
+    started: float | None = None,
 ) -> Built:
     """Make the shards that are not there yet: `work(folder, task)` gives kept rows, dropped rows and a record.
 
@@ -121,8 +122,9 @@ def build(
         tasks: (bytes of text, task) for every shard; shard i is made of task i.
         work: a picklable function that gives the same result for the same task.
         advance: told the bytes of each shard that is done.
+        started: time.perf_counter() when the work began, where some of it came before.
     """
-    started = time.perf_counter()
+    started = started or time.perf_counter()
     advance(0)
     folder = data_dir / "stages" / f"{name}-{key}"
     (folder / "dropped").mkdir(parents=True, exist_ok=True)
@@ -157,11 +159,13 @@ def run_stage(
     key = key_of(settings=settings, code=stage.version, libraries=stage.libraries, inputs=[before.key])
     if done := finished(name, key, data_dir):
         return done
+    started = time.perf_counter()
+    advance(0)
     work: Callable[[Path, Any], tuple[pa.Table, pa.Table | None, ShardRecord]] = _Filter(stage)
     if isinstance(stage, CorpusStage):
         work = _Removal(stage.rule, stage.threshold, _decide(name, key, stage, before, data_dir, executor))
     tasks = [(shard.bytes_out, file) for shard, file in zip(before.shards, before.files(), strict=True)]
-    return build(name, key, data_dir, tasks, work, executor, advance)
+    return build(name, key, data_dir, tasks, work, executor, advance, started)
 
 
 def text_bytes(documents: pa.Table) -> int:

@@ -1,8 +1,8 @@
 """Splitting text into words in any script, without a dictionary: fast, and the same on every machine.
 
-A word is a run of letters, digits and underscores with the marks that belong to them; every other visible character is
-a word of its own. Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces, so there each character
-counts as one word.
+A word is a run of letters, digits and underscores, with the marks that belong to them. Punctuation is no word: counted
+as one, as some splitters do, it would make half of the words of source code, and most of its five-word phrases alike.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces, so there each character is a word.
 """
 
 import re
@@ -24,12 +24,18 @@ _MARKS = (
     "\u0900-\u0963\u0966-\u0dff"  # the scripts of India, all but their full stop
 )
 _LETTERS = rf"[^\W{_SPACELESS}]"
-_WORD = re.compile(rf"{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*|\S")
+_WORD = re.compile(rf"{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*|[{_SPACELESS}]")
+_NO_SPACE = re.compile(rf"(?<=[{_SPACELESS}]) (?=[{_SPACELESS}])")
 
 
 def words(text: str) -> list[str]:
-    """The words of `text`, in order; white space is in none of them, every other character in exactly one."""
+    """The words of `text`, in order."""
     return _WORD.findall(text)
+
+
+def joined(items: list[str]) -> str:
+    """Words as they would stand in a text: a space between two, but for scripts that have none."""
+    return _NO_SPACE.sub("", " ".join(items))
 
 
 def numbered(items: list[str]) -> tuple[list[str], NDArray[np.int64]]:

@@ -55,7 +55,8 @@ class LanguageModel(nn.Module):
         """
         if state is not None:
             tokens, lengths = _appended(state["tokens"], state["lengths"], tokens, lengths)
-        tokens, lengths = _last(tokens, lengths, self.context_length)
+        if self.context_length is not None:
+            tokens, lengths = _last(tokens, lengths, max(1, self.context_length))
         rows = torch.arange(len(tokens), device=tokens.device)
         return self(tokens)[rows, lengths - 1], {"tokens": tokens, "lengths": lengths}
 
@@ -75,9 +76,9 @@ def _appended(tokens: Tensor, lengths: Tensor, new: Tensor, new_lengths: Tensor)
     return joined.scatter(1, places, new), lengths + new_lengths
 
 
-def _last(tokens: Tensor, lengths: Tensor, most: int | None) -> tuple[Tensor, Tensor]:
+def _last(tokens: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """The last `most` real tokens of each row, padded on the right to the longest."""
-    kept = lengths if most is None else lengths.clamp(max=most)
+    kept = lengths.clamp(max=most)
     places = (lengths - kept)[:, None] + torch.arange(int(kept.max()), device=tokens.device)  # (B, S)
     return tokens.gather(1, places.clamp(max=tokens.shape[1] - 1)), kept
 

@@ -129,11 +129,6 @@ class NGram(LanguageModel):
             contexts = self._extended(n, contexts, tokens, found[:, :-1] if runs_on else None)
         return (-log_probs).masked_fill(ignored, 0.0), None
 
-    def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if self.order == 1:  # there is no context, and no state to keep
-            return self(tokens[:, :1])[:, 0], {}
-        return super().next_logits(tokens, lengths, state)
-
     def stream_losses(self, stream: NDArray[np.integer]) -> NDArray[np.float64]:
         """Nats (N-1,) of each token of a stream (N,) after the first, with all the context that it has there."""
         losses = np.empty(max(0, len(stream) - 1))

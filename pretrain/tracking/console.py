@@ -89,9 +89,10 @@ def progress() -> Iterator[Callable[[str, int], Callable[[int, str], None]]]:
     with Progress(*columns, console=console, refresh_per_second=4) as bars:
 
         def bar(description: str, total: int) -> Callable[[int, str], None]:
-            task = bars.add_task(description, total=max(total, 1), note="", visible=False)  # until it moves
+            task = bars.add_task(description, total=max(total, 1), note="", visible=False, start=False)
 
             def advance(amount: int, note: str = "") -> None:
+                bars.start_task(task)  # work that is found done never shows
                 bars.update(task, advance=amount, note=note, visible=True)
 
             return advance

@@ -1,0 +1,119 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretrain.data.dedup import near
+from pretrain.data.dedup.near import NearDuplicates, crowded, jaccard, shingle_hashes
+from pretrain.data.documents import DECISION, DOCUMENT
+from pretrain.data.stages import CorpusStage
+
+STAGE = NearDuplicates(similarity=0.75, bands=20, rows=6, shingle=5)
+
+
+def numbers(first: int, last: int) -> str:
+    """The words w<first> to w<last - 1>: last - first - 4 distinct shingles of 5 words."""
+    return " ".join(f"w{number}" for number in range(first, last))
+
+
+def decided(folder: Path, *shards: list[str], stage: NearDuplicates = STAGE) -> list[tuple]:
+    """(id, survivor, value) of the dropped; ids number the documents through all shards."""
+    sketches, number = [], 0
+    for shard in shards:
+        rows = [{"id": str(number + place), "text": text} for place, text in enumerate(shard)]
+        number += len(shard)
+        sketches.append(folder / f"{len(sketches)}.parquet")
+        pq.write_table(stage.sketch(pa.Table.from_pylist(rows, schema=DOCUMENT)), sketches[-1])
+    decision = stage.resolve(sketches)
+    assert decision.schema == DECISION
+    return [tuple(row.values()) for row in decision.to_pylist()]
+
+
+def families(count: int) -> list[str]:
+    """Random documents, each with a variant that replaces a few of its 200 words."""
+    draw = random.Random(3)
+    documents = []
+    for _ in range(count):
+        original = [f"v{draw.randrange(5000)}" for _ in range(200)]
+        changed = set(draw.sample(range(200), draw.choice([1, 2, 4, 8, 12])))
+        documents += [original, [f"{word}x" if place in changed else word for place, word in enumerate(original)]]
+    draw.shuffle(documents)
+    return [" ".join(document) for document in documents]
+
+
+def test_a_planted_duplicate_is_dropped_with_its_similarity(tmp_path):
+    # 96 shingles each; moved on by 4 words they share 92 of 100, moved on by 16 they share 80 of 112.
+    assert decided(tmp_path, [numbers(0, 100), numbers(500, 600), numbers(4, 104)]) == [("2", "0", 0.92)]
+    assert decided(tmp_path, [numbers(0, 100), numbers(16, 116)]) == []
+
+
+def test_all_pairs_that_are_alike_are_found_and_no_others(tmp_path):
+    documents = families(100)
+    sets = [shingle_hashes(document, 5) for document in documents]
+    alike = {
+        str(other): jaccard(sets[one], sets[other])
+        for one in range(len(sets))
+        for other in range(one + 1, len(sets))
+        if jaccard(sets[one], sets[other]) >= 0.75
+    }
+    assert len(alike) > 40
+    assert {name: value for name, _, value in decided(tmp_path, documents)} == pytest.approx(alike)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 17, 60])
+def test_the_result_is_independent_of_sharding(tmp_path, cut):
+    documents = families(30)
+    assert decided(tmp_path, documents[:cut], [], documents[cut:]) == decided(tmp_path, documents)
+
+
+def test_a_chain_is_one_cluster_and_its_value_is_that_of_the_nearest_link(tmp_path):
+    # Neighbours share 88 of 104 shingles; the first and the last only 72 of 120.
+    chain = [numbers(shift, shift + 100) for shift in (0, 8, 16, 24)]
+    stage = NearDuplicates(similarity=0.84, bands=64, rows=2, shingle=5)
+    assert decided(tmp_path, chain, stage=stage) == [(str(place), "0", pytest.approx(88 / 104)) for place in (1, 2, 3)]
+
+
+def test_short_documents_are_alike_only_when_equal_but_for_case_and_punctuation(tmp_path):
+    texts = ["One two three.", "one, TWO three", "one two", "one two four", "", "", "!?", "?!", "!?"]
+    assert decided(tmp_path, texts) == [("1", "0", 1.0), ("5", "4", 1.0), ("8", "6", 1.0)]
+
+
+def test_a_bucket_of_copies_takes_one_comparison_each(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(near, "jaccard", lambda *sets: compared.append(sets) or jaccard(*sets))
+    result = decided(tmp_path, [numbers(0, 20)] * 3000)
+    assert result == [(str(place), "0", 1.0) for place in range(1, 3000)]
+    assert len(compared) == 2999
+
+
+def test_nothing_is_dropped_from_nothing(tmp_path):
+    assert decided(tmp_path) == []
+    assert decided(tmp_path, [], []) == []
+
+
+@given(st.sets(st.integers(0, 40), min_size=1), st.sets(st.integers(0, 40), min_size=1))
+def test_jaccard_is_shared_over_all(one, other):
+    arrays = [np.array(sorted(items), np.uint32) for items in (one, other)]
+    assert jaccard(*arrays) == len(one & other) / len(one | other)
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_crowded_are_those_that_share_a_key(keys):
+    found = crowded(np.array(keys, np.uint64)).tolist()
+    assert found == sorted((i for i, key in enumerate(keys) if keys.count(key) > 1), key=lambda i: (keys[i], i))
+
+
+@given(st.lists(st.sampled_from(["a", "b", "ab", "ba"]), min_size=1, max_size=40), st.integers(1, 6))
+def test_there_is_one_hash_for_each_distinct_shingle(items, shingle):
+    size = min(shingle, len(items))
+    distinct = {tuple(items[i : i + size]) for i in range(len(items) - size + 1)}
+    assert len(shingle_hashes(" ".join(items), shingle)) == len(distinct)
+
+
+def test_it_is_a_corpus_stage():
+    assert isinstance(STAGE, CorpusStage)

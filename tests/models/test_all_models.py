@@ -1,0 +1,163 @@
+"""What holds for every model. One test runs over all of them."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain import cli, config
+from pretrain.errors import ConfigError
+from pretrain.models.gpt import GPT, attend
+from pretrain.models.language_model import IGNORED, LanguageModel, linear_cross_entropy
+
+V, B, T = 23, 3, 12
+TINY = {
+    "mlp": ["model.n_embd=8", "model.n_hidden=16"],
+    "mlp of three": ["model.n_embd=8", "model.n_hidden=16", "model.context_length=3"],
+    "gpt_nano": ["model.n_embd=16", "model.n_layer=2", "model.n_head=2", "model.context_length=16"],
+    "ngram": ["model.order=3"],
+    "ngram of one": ["model.order=1"],
+    "ngram with add_k": ["model.order=2", "model.smoothing=add_k"],
+}
+GRADIENT = [name for name in TINY if "ngram" not in name]
+
+
+def build(name: str, vocab_size: int = V) -> LanguageModel:
+    torch.manual_seed(0)
+    settings = cli._composed("train", [f"model={name.split()[0]}", *TINY[name]])
+    model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=vocab_size)
+    if "ngram" in name:
+        stream = np.random.default_rng(0).integers(1, vocab_size, 400)
+        stream[::20] = 0
+        model.fit(stream, 0)  # type: ignore[operator]  # only n-grams have it
+    return model.eval()
+
+
+def tokens(seed: int = 1) -> torch.Tensor:
+    return torch.randint(1, V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=TINY)
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    return build(request.param)
+
+
+def test_a_future_token_never_changes_a_past_logit(model: LanguageModel) -> None:
+    before, other = tokens(), tokens()
+    other[:, 7] = (other[:, 7] + 1) % V
+    changed = (model(before) - model(other)).abs().amax(dim=(0, 2))
+    assert changed[:7].max() == 0
+    if model.context_length != 0:
+        assert changed[7] > 0
+
+
+def test_probabilities_sum_to_one(model: LanguageModel) -> None:
+    total = model(tokens()).double().softmax(dim=2).sum(dim=2)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-9)
+
+
+def test_token_losses_are_the_cross_entropy_of_forward(model: LanguageModel) -> None:
+    rows = tokens()
+    targets = torch.cat([rows[:, 1:], torch.full((B, 1), IGNORED)], dim=1)
+    nats, _ = model.token_losses(rows, targets)
+    expected = F.cross_entropy(model(rows).flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    assert torch.allclose(nats.flatten().double(), expected.double(), atol=1e-5)
+    assert (nats[:, -1] == 0).all()
+
+
+def test_step_by_step_equals_the_whole_row_at_once(model: LanguageModel) -> None:
+    rows = tokens()
+    whole = model(rows)
+    logits, state = model.next_logits(rows[:, :4], torch.full((B,), 4))
+    assert torch.allclose(logits, whole[:, 3], atol=1e-5)
+    for place in range(4, T):
+        logits, state = model.next_logits(rows[:, place : place + 1], torch.ones(B, dtype=torch.long), state)
+        assert torch.allclose(logits, whole[:, place], atol=1e-5)
+
+
+def test_weights_survive_saving_and_loading(model: LanguageModel, request: pytest.FixtureRequest) -> None:
+    copy = build(request.node.callspec.params["model"])
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.zero_()
+    copy.load_weights(model.state_dict())
+    assert torch.equal(model(tokens()), copy(tokens()))
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_an_untrained_model_loses_the_logarithm_of_the_vocabulary(name: str) -> None:
+    rows = torch.randint(0, 500, (8, 17))
+    nats, _ = build(name, 500).token_losses(rows[:, :16], rows[:, 1:])
+    assert float(nats.detach().mean()) == pytest.approx(math.log(500), rel=0.02)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_a_model_overfits_one_tiny_batch(name: str) -> None:
+    model = build(name).train()
+    row = torch.randperm(V)[None, :T]  # no token twice, so that one token of context is enough
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(300):
+        optimizer.zero_grad()
+        model.token_losses(row[:, :-1], row[:, 1:])[0].mean().backward()
+        optimizer.step()
+    assert float(model.token_losses(row[:, :-1], row[:, 1:])[0].detach().mean()) < 0.05
+
+
+def test_gpt2_small_has_124_439_808_parameters() -> None:
+    settings = cli._composed("train", ["model=gpt2_small"])["model"]
+    with torch.device("meta"):
+        assert config.build(config.Part(settings), vocab_size=50_257).parameter_count() == 124_439_808
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused_with_the_next_one() -> None:
+    with pytest.raises(ConfigError, match=r"n_embd=130 is not a multiple of model.n_head=4; try 132"):
+        GPT(V, context_length=4, n_layer=1, n_head=4, n_embd=130, dropout=0.0)
+
+
+def test_a_row_longer_than_the_context_is_refused() -> None:
+    model = GPT(V, context_length=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0)
+    with pytest.raises(ConfigError, match="try trainer.sequence_length=4"):
+        model(tokens())
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_both_paths_of_attention_agree(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 3, length, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4)
+    explicit = attend(query, key, value, 0.0)
+    monkeypatch.setattr("pretrain.models.gpt.EXPLICIT_ATTENTION_UP_TO", 0)
+    assert torch.allclose(explicit, attend(query, key, value, 0.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [lambda nats: nats.sum(), lambda nats: (nats * torch.arange(10).view(2, 5)).sum()])
+def test_the_fused_head_has_the_gradients_of_the_plain_one(
+    scale: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("pretrain.models.language_model", fromlist=["x"]).LOGITS_AT_ONCE, "cpu", 3 * V)
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 5, 4, requires_grad=True)
+    weight = torch.randn(V, 4, requires_grad=True)
+    targets = torch.tensor([[1, 2, IGNORED, 4, 0], [22, IGNORED, 3, 3, 9]])
+    fused = torch.autograd.grad(scale(linear_cross_entropy(hidden, weight, targets)), (hidden, weight))
+    plain = F.cross_entropy(
+        (hidden @ weight.T).flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    expected = torch.autograd.grad(scale(plain.view(2, 5)), (hidden, weight))
+    for found, wanted in zip(fused, expected, strict=True):
+        assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_rows_of_different_lengths_go_on_each_at_its_own_end() -> None:
+    model = build("mlp of three")
+    rows = tokens()
+    lengths = torch.tensor([2, 5, 3])
+    logits, state = model.next_logits(rows[:, :5], lengths)
+    again, _ = model.next_logits(rows[:, 7:8], torch.ones(B, dtype=torch.long), state)
+    for row, length in enumerate(lengths.tolist()):
+        alone = rows[row : row + 1, :length]
+        assert torch.allclose(logits[row], model(alone)[0, -1])
+        longer = torch.cat([alone, rows[row : row + 1, 7:8]], dim=1)
+        assert torch.allclose(again[row], model(longer[:, -3:])[0, -1])

@@ -1,0 +1,149 @@
+"""Optimizer, schedules, update, limits: the parts that the loop puts together."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.data.batches import Batches
+from pretrain.data.shards import TokenStream
+from pretrain.errors import Interrupted
+from pretrain.models.gpt import GPT
+from pretrain.stopping import Stop
+from pretrain.training.checkpoints import TrainingState
+from pretrain.training.loop import Limits
+from pretrain.training.optimizers import AdamW
+from pretrain.training.schedules import Constant, Cosine
+from pretrain.training.updates import GradientUpdate
+
+V = 17
+
+
+def stream(folder: Path, length: int = 400) -> TokenStream:
+    tokens = np.random.default_rng(0).integers(0, V, length).astype("<u2")
+    tokens.tofile(folder / "train-00000.bin")
+    shard = {"file": "train-00000.bin", "checksum": "", "tokens": length, "documents": 1}
+    manifest = {"dtype": "uint16", "splits": {"train": [shard | {"bytes": 1, "characters": 1, "words": 1}]}}
+    return TokenStream(folder, "train", manifest)
+
+
+def gradient_update(folder: Path, micro_batch: int = 4, dtype: torch.dtype = torch.float32) -> GradientUpdate:
+    torch.manual_seed(0)
+    model = GPT(V, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.0)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    optimizer = AdamW(parameters, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+    batches = Batches(stream(folder), 8, 4, seed=0)
+    return GradientUpdate(
+        model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop(), max_grad_norm=1.0
+    )
+
+
+def test_adamw_equals_torchs_with_decay_on_matrices_only() -> None:
+    torch.manual_seed(0)
+    ours = {"matrix": torch.randn(4, 3), "vector": torch.randn(5)}
+    theirs = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in ours.items()}
+    optimizer = AdamW(ours, lr=0.01, beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.3)
+    groups = [
+        {"params": [theirs["matrix"]], "weight_decay": 0.3},
+        {"params": [theirs["vector"]], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.9), eps=1e-6)
+    for _ in range(5):
+        gradients = [torch.randn_like(tensor) for tensor in ours.values()]
+        for parameter, gradient in zip(theirs.values(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        reference.step()
+        optimizer.step(gradients, lr=0.01)
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6)
+
+
+def test_an_optimizer_goes_on_from_its_saved_state() -> None:
+    def run(steps: int, optimizer: AdamW) -> None:
+        for step in range(optimizer.steps, steps):
+            gradient = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+            optimizer.step([gradient], lr=0.1)
+
+    def fresh(weights: torch.Tensor) -> AdamW:
+        return AdamW({"w": weights}, lr=0.1, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1)
+
+    whole, half = torch.ones(4, 3), torch.ones(4, 3)
+    run(6, fresh(whole))
+    first = fresh(half)
+    run(3, first)
+    second = fresh(half)
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    run(6, second)
+    assert torch.equal(whole, half)
+
+
+def test_cosine_warms_up_linearly_and_ends_at_its_final_fraction() -> None:
+    schedule = Cosine(warmup_steps=4, final_fraction=0.1)
+    assert [schedule(step, 0.0) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert schedule(100, 0.5) == pytest.approx(0.55)
+    assert schedule(100, 1.0) == pytest.approx(0.1)
+    assert all(schedule(50, share / 10) > schedule(50, (share + 1) / 10) for share in range(10))
+
+
+def test_constant_stays_at_the_peak_after_its_warm_up() -> None:
+    schedule = Constant(warmup_steps=1)
+    assert [schedule(step, step / 3) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_the_first_limit_that_is_reached_ends_a_run() -> None:
+    state = TrainingState("fp32", 1, 1, step=5, tokens=1000, seconds=30.0)
+    assert Limits(10, None, None).progress(state) == 0.5
+    assert Limits(10, 1000, None).progress(state) == 1.0
+    assert Limits(None, None, 60.0).progress(state) == 0.5
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_accumulated_micro_batches_give_the_big_batchs_step(micro_batch: int, tmp_path: Path) -> None:
+    whole, parts = gradient_update(tmp_path), gradient_update(tmp_path, micro_batch)
+    for number in range(3):
+        one, other = whole.step(number, 0.0), parts.step(number, 0.0)
+        assert one.loss == pytest.approx(other.loss, abs=1e-6)
+        assert one.grad_norm == pytest.approx(other.grad_norm, abs=1e-6)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.allclose(weight, parts.model.state_dict()[name], atol=1e-5)
+
+
+def test_bf16_products_follow_fp32_weights(tmp_path: Path) -> None:
+    update = gradient_update(tmp_path, dtype=torch.bfloat16)
+    losses = [update.step(0, 0.0).loss for _ in range(20)]
+    assert losses[-1] < losses[0] - 0.3
+    for weight, copy in zip(update.model.parameters(), update.working.parameters(), strict=True):
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight.bfloat16(), copy)
+
+
+def test_a_gradient_longer_than_the_limit_is_scaled_down(tmp_path: Path) -> None:
+    free, clipped = gradient_update(tmp_path), gradient_update(tmp_path)
+    clipped.max_grad_norm = 1e-9
+    result = clipped.step(0, 0.0)
+    assert result.grad_norm == free.step(0, 0.0).grad_norm > 1e-9
+    mean = torch.cat([mean.flatten() for mean in clipped.optimizer.means])  # type: ignore[attr-defined]
+    assert float(mean.norm()) == pytest.approx(0.1 * 1e-9, rel=1e-3)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_step_whose_gradient_is_not_finite_changes_nothing(poison: float, tmp_path: Path) -> None:
+    update = gradient_update(tmp_path)
+    update.step(0, 0.0)
+    update.model.norm.bias.register_hook(lambda gradient: torch.full_like(gradient, poison))  # type: ignore[union-attr]
+    weights = {name: weight.clone() for name, weight in update.model.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in update.state().items()}
+    assert update.step(1, 0.0).skipped
+    assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
+    assert all(torch.equal(tensor, update.state()[name]) for name, tensor in state.items())
+
+
+def test_a_signal_stops_before_the_next_micro_batch_and_changes_nothing(tmp_path: Path) -> None:
+    update = gradient_update(tmp_path, micro_batch=1)
+    weights = {name: weight.clone() for name, weight in update.model.state_dict().items()}
+    update.stop._receive(15, None)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        update.step(0, 0.0)
+    assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
