@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pretrain import config, help_text
+from pretrain import config, help_text, schema
 from pretrain.errors import ConfigError, Interrupted, PretrainError, UsageError
 
 # Hydra's own flags, which pass unchanged; those of the second line take the next word as their value.
@@ -59,7 +59,7 @@ def run(words: list[str]) -> int:
         return 0
     command, arguments = words[0], words[1:]
     if command not in config.SCHEMAS:
-        raise UsageError(f"unknown command {command}{config.suggestion(command, config.SCHEMAS)}")
+        raise UsageError(f"unknown command {command}{schema.suggestion(command, config.SCHEMAS)}")
     if "--help" in arguments or "-h" in arguments:
         print(help_text.command(command))
         return 0
@@ -105,13 +105,13 @@ def _override(command: str, word: str) -> str:
 
 def _value(value: str, annotation: Any) -> str:
     """`value` as Hydra's grammar reads it unchanged: text quoted, counts such as 4M written out."""
-    if config.accepts(annotation, list) and not (config.accepts(annotation, str) and not value.startswith("[")):
+    if schema.accepts(annotation, list) and not (schema.accepts(annotation, str) and not value.startswith("[")):
         bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
         items = [item.strip() for item in re.findall(r"""\s*'[^']*'\s*|\s*"[^"]*"\s*|[^,]+""", bare)]
         return "[" + ",".join(_quoted(item) for item in items) + "]"
-    if config.accepts(annotation, str) and not config.accepts(annotation, int):
-        return value if value == "null" and config.accepts(annotation, type(None)) else _quoted(value)
-    if config.accepts(annotation, int):
+    if schema.accepts(annotation, str) and not schema.accepts(annotation, int):
+        return value if value == "null" and schema.accepts(annotation, type(None)) else _quoted(value)
+    if schema.accepts(annotation, int):
         return ",".join(_count(part) for part in value.split(","))
     return value
 
@@ -227,12 +227,12 @@ def _refusal(error: Exception, overrides: Sequence[str], compose: Callable[[], A
     if match := re.search(r"Could not find '([^']+)'", said):
         group, _, option = match[1].rpartition("/")
         options = help_text.options(group)
-        return ConfigError(f"{group}={option} is not one of {', '.join(options)}{config.suggestion(option, options)}")
+        return ConfigError(f"{group}={option} is not one of {', '.join(options)}{schema.suggestion(option, options)}")
     match = re.search(r"(?:Could not override|Could not delete from config\. Key|Could not append.*?) '([^']+)'", said)
     if match and compose:
         key = match[1].lstrip("+~").partition("=")[0].partition("@")[0]
         known = [*config.keys(compose()), *help_text.groups()]
-        return ConfigError(f"unknown setting {key}{config.suggestion(key, known)}")
+        return ConfigError(f"unknown setting {key}{schema.suggestion(key, known)}")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return ConfigError(f"{lines[0] if lines else type(error).__name__} (in {' '.join(overrides)})")
 

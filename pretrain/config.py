@@ -1,26 +1,21 @@
-"""What a config may hold: one dataclass per command, and the check of every value against it.
+"""What a command's config holds: one dataclass per command, and the check of every value against it.
 
 A dataclass gives the names, types and bounds of a command's fixed settings; their values stand in configs/. A part is a
-mapping with a `_target_`: what it may hold is the signature of that target, read from its source, so that a check
-imports neither torch nor anything else that is slow. In such a signature, what stands before the `*` is supplied by
-the program where the config leaves it out or null, and what stands behind it must be set by the config.
+mapping with a `_target_`; what it may hold is the signature of that target.
 """
 
-import ast
 import dataclasses
-import difflib
 import importlib
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, Union
+from typing import Annotated, Any, Literal, NewType
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval
 
 from pretrain.errors import ConfigError
+from pretrain.schema import PACKAGE, described, fits, shown, signature, suggestion
 
 Part = NewType("Part", dict[str, Any])  # a mapping with `_target_`; {} where none is chosen
 
@@ -30,8 +25,6 @@ Format = Literal["table", "json"]
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
-
-PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -219,18 +212,6 @@ def keys(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from keys(value, f"{prefix}{key}.")
 
 
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` with the name nearest to `wrong`, by its last part where the whole is far."""
-    known = [name for name in known if name != wrong]
-    last = {name.rpartition(".")[2]: name for name in reversed(known)}
-    near = (
-        difflib.get_close_matches(wrong, known, n=1, cutoff=0.75)
-        or [last[name] for name in difflib.get_close_matches(wrong.rpartition(".")[2], last, n=1, cutoff=0.7)]
-        or difflib.get_close_matches(wrong, known, n=1, cutoff=0)
-    )
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def build(part: Part, **supplied: Any) -> Any:
     """Call the part's target with its settings, and with those of `supplied` that its signature names.
 
@@ -271,82 +252,6 @@ def annotation_of(command: str, key: str) -> Any:
     return annotation
 
 
-def accepts(annotation: Any, kind: type) -> bool:
-    """Whether a value of `kind` fits `annotation`, bounds aside: str fits `str | None`, and list fits list[str]."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return accepts(typing.get_args(annotation)[0], kind)
-    if origin in (Union, types.UnionType):
-        return any(accepts(member, kind) for member in typing.get_args(annotation))
-    return annotation is kind or origin is kind
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a target: its annotation (Any where it is not of the types that a config knows)."""
-
-    annotation: Any
-    supplied: bool  # by the program, where the config does not
-    required: bool
-
-
-@cache
-def signature(target: str) -> dict[str, Parameter]:
-    """The parameters of the class or function `target`, read from its source without importing it.
-
-    Raises:
-        ConfigError: the target is not inside this package, which alone may be built from a config.
-    """
-    module, _, name = target.rpartition(".")
-    source = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
-    if not module.startswith("pretrain.") or not source.is_file():
-        raise ConfigError(f"_target_={target} is not allowed: only classes and functions of this program can be built")
-    for node in ast.parse(source.read_text("utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
-            return _parameters(methods["__init__"].args) if "__init__" in methods else {}
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _parameters(node.args)
-    names = [node.name for node in ast.parse(source.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
-    raise ConfigError(f"_target_={target} does not exist{suggestion(target, [f'{module}.{name}' for name in names])}")
-
-
-def _parameters(arguments: ast.arguments) -> dict[str, Parameter]:
-    supplied = {
-        argument.arg: Parameter(_evaluate(argument.annotation), supplied=True, required=False)
-        for argument in arguments.args
-        if argument.arg != "self"
-    }
-    settings = {
-        argument.arg: Parameter(_evaluate(argument.annotation), supplied=False, required=default is None)
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    }
-    return supplied | settings
-
-
-class _Names(dict[str, Any]):
-    """The names that an annotation may use; any other stands for a type that a config cannot hold."""
-
-    def __missing__(self, name: str) -> Any:
-        return Any
-
-
-_NAMES = _Names(
-    {kind.__name__: kind for kind in (int, float, str, bool, list, dict, Ge, Gt, Le, Lt, Interval)}
-    | {"Literal": Literal, "Annotated": Annotated}
-)
-
-
-def _evaluate(annotation: ast.expr | None) -> Any:
-    """The type that an annotation in our own source stands for."""
-    if annotation is None or any(isinstance(node, ast.Attribute) for node in ast.walk(annotation)):
-        return Any
-    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
-    if not names <= _NAMES.keys():
-        return Any
-    return eval(compile(ast.Expression(annotation), "<annotation>", "eval"), {"__builtins__": {}}, _NAMES)
-
-
 def _targets(folder: Path) -> Iterator[str]:
     for file in sorted(folder.rglob("*.yaml")):
         for line in file.read_text("utf-8").splitlines():
@@ -383,16 +288,16 @@ def _check_value(value: Any, annotation: Any, key: str, known: list[str]) -> Non
     elif typing.get_origin(annotation) is dict and isinstance(value, Mapping):
         for name, item in value.items():
             _check_value(item, typing.get_args(annotation)[1], f"{key}.{name}", known)
-    elif not _fits(value, annotation):
+    elif not fits(value, annotation):
         nearest = ""
         if typing.get_origin(annotation) is Literal and isinstance(value, str):
             nearest = suggestion(value, [str(choice) for choice in typing.get_args(annotation)])
-        raise ConfigError(f"{key}={_shown(value)} is not {described(annotation)}{nearest}")
+        raise ConfigError(f"{key}={shown(value)} is not {described(annotation)}{nearest}")
 
 
 def _check_part(value: Any, key: str, known: list[str]) -> None:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={_shown(value)} is not a mapping of settings with a _target_")
+        raise ConfigError(f"{key}={shown(value)} is not a mapping of settings with a _target_")
     settings = {name: item for name, item in value.items() if name != "_target_"}
     if not value:
         return
@@ -405,63 +310,3 @@ def _check_part(value: Any, key: str, known: list[str]) -> None:
     for name, item in settings.items():
         if item is not None or not parameters[name].supplied:
             _check_value(item, parameters[name].annotation, f"{key}.{name}", known)
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` is of the type and within the bounds of `annotation`."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Any:
-        return True
-    if origin is Annotated:
-        return _fits(value, arguments[0]) and (value is None or all(_within(value, bound) for bound in arguments[1:]))
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, member) for member in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin in (list, dict):
-        items = value.values() if isinstance(value, Mapping) else value
-        return isinstance(value, origin) and all(_fits(item, arguments[-1]) for item in items)
-    if annotation in (int, float):
-        kinds = (int,) if annotation is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool)
-    return value is None if annotation in (None, types.NoneType) else isinstance(value, annotation)
-
-
-_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
-    "ge": (lambda value, bound: value >= bound, "at least"),
-    "gt": (lambda value, bound: value > bound, "above"),
-    "le": (lambda value, bound: value <= bound, "at most"),
-    "lt": (lambda value, bound: value < bound, "below"),
-}
-
-
-def _within(value: Any, constraint: Any) -> bool:
-    bounds = {name: getattr(constraint, name, None) for name in _BOUNDS}
-    return all(bound is None or _BOUNDS[name][0](value, bound) for name, bound in bounds.items())
-
-
-_KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
-
-
-def described(annotation: Any) -> str:
-    """`annotation` in words: an integer, at least 1, or null."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        bounds = [
-            f"{words} {getattr(constraint, name)}"
-            for constraint in arguments[1:]
-            for name, (_, words) in _BOUNDS.items()
-            if getattr(constraint, name, None) is not None
-        ]
-        return f"{described(arguments[0])} {' and '.join(bounds)}"
-    if origin in (Union, types.UnionType):
-        return " or ".join(described(member) for member in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in arguments)
-    if origin is list:
-        return f"a list, each item {described(arguments[0])}"
-    return _KINDS.get(annotation, "a mapping of settings")
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -52,7 +52,7 @@ CODE = [
     "while queue:\n    node = queue.pop(0)\n    queue += node.children\n",
     "if x is None and not done:\n    raise ValueError(f'{x!r} is wrong')\n",
     "SELECT name, COUNT(*) FROM users GROUP BY name;\n",
-    "fn main() {\n    println!(\"hello\");\n}\n",
+    'fn main() {\n    println!("hello");\n}\n',
     "int main(void) { return 0; } /* C */\n",
     "const twice = (f) => (x) => f(f(x));\n",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain import cli, config, help_text
+from pretrain import cli, config, help_text, schema
 from pretrain.errors import ConfigError
 
 CONFIGS = config.configs_dir()
@@ -33,7 +33,7 @@ def test_every_key_has_a_comment(file: Path) -> None:
             assert " # " in line, f"{file.name}: {line}"
 
 
-@pytest.mark.parametrize("file", sorted(config.PACKAGE.rglob("*.py")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(schema.PACKAGE.rglob("*.py")), ids=lambda file: file.stem)
 def test_no_constructor_takes_kwargs(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
@@ -41,11 +41,11 @@ def test_no_constructor_takes_kwargs(file: Path) -> None:
 
 
 def test_a_signature_is_read_without_importing_the_module() -> None:
-    parameters = config.signature("pretrain.models.gpt.GPT")
+    parameters = schema.signature("pretrain.models.gpt.GPT")
     assert parameters["vocab_size"].supplied
     assert parameters["n_layer"].required
-    assert config.described(parameters["n_layer"].annotation) == "an integer at least 1"
-    assert config.described(parameters["dropout"].annotation) == "a number at least 0 and below 1"
+    assert schema.described(parameters["n_layer"].annotation) == "an integer at least 1"
+    assert schema.described(parameters["dropout"].annotation) == "a number at least 0 and below 1"
 
 
 def test_a_missing_setting_is_named() -> None:

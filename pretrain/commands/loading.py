@@ -12,6 +12,7 @@ from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.models.language_model import LanguageModel
 from pretrain.tokenizers import bpe
 from pretrain.tracking.console import warn
+from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState, read_checkpoint
 from pretrain.training.precision import DTYPES
 from pretrain.training.runs import find_run
@@ -39,6 +40,7 @@ def load_run(name: str, step: int | str, runs_dir: str, device: torch.device, pr
         DataError: the tokenizer is not the one that the model was trained with.
     """
     folder = find_run(name, Path(runs_dir))
+    keep_freed_memory()
     checkpoint = _checkpoint(Checkpoints(folder), step)
     try:
         settings: TrainConfig = parse(saved_settings(checkpoint.folder), TrainConfig)

@@ -2,14 +2,9 @@
 
 import json
 import math
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,6 @@ import xxhash
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pretrain import __version__
 from pretrain.commands.data import Prepared, prepare
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
@@ -35,7 +29,9 @@ from pretrain.stopping import Stop
 from pretrain.tokenizers import bpe
 from pretrain.tracking.console import ConsoleTracker, duration, say, training_progress, warn
 from pretrain.tracking.jsonl import Metrics, finite, read_metrics
+from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
+from pretrain.training.environment import environment
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
 from pretrain.training.precision import DTYPES, chosen_device, chosen_precision
 from pretrain.training.runs import locked, read_result
@@ -66,6 +62,7 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         sweep: the sweep's folder and this job's own choices, which name the run's folder inside.
     """
     stop = Stop().install()
+    keep_freed_memory()
     device = chosen_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -382,24 +379,7 @@ def _write_beginnings(folder: Path, config: str, prepared: Prepared) -> None:
         folder / "data_manifest.json", read_manifest(prepared.folder) | {"folder": str(prepared.folder.absolute())}
     )
     shutil.copyfile(prepared.tokenizer, folder / "tokenizer.json")
-    commit = None
-    with suppress(OSError):
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        commit = answer.stdout.strip() or None
-    versions = {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "pyarrow", "hydra-core")}
-    write_json(
-        folder / "environment.json",
-        {
-            "pretrain": __version__,
-            "python": platform.python_version(),
-            "versions": versions,
-            "git_commit": commit,
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        },
-    )
+    write_json(folder / "environment.json", environment())
 
 
 def _write_endings(folder: Path, result: dict[str, Any], state: TrainingState) -> None:

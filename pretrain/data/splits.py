@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -87,7 +86,10 @@ def gather(
     size = int(placed.total("bytes_out") * where.share(name))
     shards = 1 + size // shard_bytes
     edges = [low + (high - low) * i // shards for i in range(shards + 1)]
-    tasks = [(size // shards, _Range(tuple(placed.files()), start, end, cut)) for start, end in pairwise(edges)]
+    sizes = [(size + i) // shards for i in range(shards)]  # they add up to size
+    tasks = [
+        (part, _Range(tuple(placed.files()), *edge, cut)) for part, edge in zip(sizes, pairwise(edges), strict=True)
+    ]
     return build(name, key, data_dir, tasks, _gather, executor, advance)
 
 
@@ -118,8 +120,7 @@ class _Range:
 
 
 def _gather(folder: Path, task: _Range) -> tuple[pa.Table, None, ShardRecord]:
-    where = (pc.field("place") >= task.start) & (pc.field("place") < task.end)
-    tables = [pq.read_table(file, filters=where) for file in task.files]
+    tables = [_between(file, task.start, task.end) for file in task.files]
     documents = pa.concat_tables(tables).sort_by([("place", "ascending"), ("id", "ascending")]).drop_columns("place")
     if task.cut:
         texts = [_cut(text, task.cut) for text in documents["text"].to_pylist()]
@@ -127,6 +128,17 @@ def _gather(folder: Path, task: _Range) -> tuple[pa.Table, None, ShardRecord]:
         documents = documents.set_column(at, "text", pa.array(texts, pa.string()))
     size = text_bytes(documents)
     return documents, None, ShardRecord("", len(documents), len(documents), size, size)
+
+
+def _between(file: Path, start: int, end: int) -> pa.Table:
+    """The documents of a placed shard in [start, end), reading only the row groups that hold some."""
+    source = pq.ParquetFile(file)
+    at = source.schema_arrow.get_field_index("place")
+    statistics = [source.metadata.row_group(group).column(at).statistics for group in range(source.num_row_groups)]
+    groups = [group for group, place in enumerate(statistics) if place and place.max >= start and place.min < end]
+    documents = source.read_row_groups(groups)
+    first, last = np.searchsorted(documents["place"].to_numpy(), [start, end])
+    return documents.slice(first, last - first)
 
 
 def _cut(text: str, share: float) -> str:

@@ -20,6 +20,8 @@ from pretrain.data.documents import Drop, StageOutput, partition
 from pretrain.data.executors import Executor
 from pretrain.data.manifests import MANIFEST, key_of, read_json, write_json
 
+ROWS_AT_ONCE = 1024  # documents in a row group of Parquet, the least that a reader of a part must read
+
 Advance = Callable[[int], None]  # told the bytes of text that are done
 
 
@@ -178,7 +180,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, row_group_size=ROWS_AT_ONCE, compression="zstd")
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)

@@ -290,7 +290,7 @@ def test_a_target_inside_a_checkpoint_is_refused(corpus: Path, home: Path, capsy
 def test_a_damaged_token_shard_is_named(corpus: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in arguments(corpus, *MODELS["mlp"]) if not word.startswith("data_dir")]
     _, result, _ = in_process(capsys, *words)
-    [shard] = [file for file in (home / "data" / "tokens").rglob("validation-*.bin")]
+    [shard] = (home / "data" / "tokens").rglob("validation-*.bin")
     flip_a_bit(shard)
     code, _, said = in_process(capsys, "eval")
     assert (code, shard.name in said) == (3, True)

@@ -78,7 +78,7 @@ def test_nfkc_folds_what_only_looks_different_and_none_leaves_it():
 
 
 def test_control_characters_are_counted():
-    assert normalise("a\0b\x0c", "\x1b[1m", "\t\r\n.").counters == {"control_characters": 3}
+    assert normalise("a\0\0b\x0c", "\x1b[1m", "\t\r\n.").counters == {"control_characters": 4}
 
 
 def test_documents_without_visible_text_are_dropped():

@@ -63,7 +63,7 @@ def test_a_cut_file_is_damage_too(name: str, keep: int, two: Checkpoints) -> Non
     for step in (10, 20):
         file = two.folder / f"step_{step:08d}" / name
         file.write_bytes(file.read_bytes()[:keep])
-        with pytest.raises(CheckpointError, match="damaged|format|read"):
+        with pytest.raises(CheckpointError, match=r"damaged|format|read"):
             read_checkpoint(file.parent)
     with pytest.raises(CheckpointError, match="step_00000020"):
         two.newest(lambda line: None)

@@ -20,7 +20,7 @@ class Clusters:
     """A union-find over documents 0 to N - 1, each at first a cluster of its own."""
 
     def __init__(self, documents: int) -> None:
-        self._parents = np.arange(documents)  # never after the document itself, so that a parent of itself is the first
+        self._parents = np.arange(documents)  # never after the document: who is its own parent is the first
 
     def join(self, one: int, other: int) -> None:
         """Make one cluster of those of two documents."""

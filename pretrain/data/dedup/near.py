@@ -79,8 +79,8 @@ class NearDuplicates:
         """The documents to drop (DECISION), in corpus order, which is the order of `sketches`.
 
         The survivor is the first document of the cluster. `value` is the similarity to the most similar of the
-        documents that this one was compared with; where only a chain of others leads to the survivor, the similarity
-        to the survivor itself may be below the threshold.
+        documents that this one was linked with; where a chain of others leads to the survivor, the similarity to the
+        survivor itself may be below the threshold.
         """
         if not sketches:
             return DECISION.empty_table()
@@ -114,7 +114,7 @@ class NearDuplicates:
         Args:
             members: documents, bucket after bucket, each in corpus order.
             keys: the bucket of each.
-            closest: (N,) the highest similarity found so far, updated here.
+            closest: (N,) the highest similarity of a link so far, updated here.
         """
         leads = np.append(True, keys[1:] != keys[:-1])
         first, members = members[leads][np.cumsum(leads) - 1][~leads], members[~leads]

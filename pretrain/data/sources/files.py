@@ -13,7 +13,7 @@ TEXT_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         "txt text md rst tex html css json yaml yml toml py pyi c h cc cpp hpp rs go java js ts rb sh sql r jl"
-    ).split()  # noqa: SIM905  a list of thirty literals reads worse
+    ).split()
 )
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson"])
 

@@ -72,10 +72,20 @@ def test_the_result_is_independent_of_sharding(tmp_path, cut):
 
 
 def test_a_chain_is_one_cluster_and_its_value_is_that_of_the_nearest_link(tmp_path):
-    # Neighbours share 88 of 104 shingles; the first and the last only 72 of 120.
-    chain = [numbers(shift, shift + 100) for shift in (0, 8, 16, 24)]
+    # Neighbours share 88 of 104 shingles, or 92 of 100 in the middle; the first and the last share only 76 of 116.
     stage = NearDuplicates(similarity=0.84, bands=64, rows=2, shingle=5)
-    assert decided(tmp_path, chain, stage=stage) == [(str(place), "0", pytest.approx(88 / 104)) for place in (1, 2, 3)]
+    for base in range(0, 10_000, 1000):
+        chain = [numbers(base + shift, base + shift + 100) for shift in (0, 8, 12, 20)]
+        assert decided(tmp_path, chain, stage=stage) == [("1", "0", 0.92), ("2", "0", 0.92), ("3", "0", 88 / 104)]
+
+
+def test_pairs_are_found_in_a_bucket_that_begins_with_unlike_documents(tmp_path, monkeypatch):
+    documents = families(12)
+    expected = decided(tmp_path, documents)
+    one_bucket = np.zeros((len(documents), 20), np.uint64)
+    monkeypatch.setattr(NearDuplicates, "_band_keys", lambda *_: one_bucket)
+    assert len(expected) > 3
+    assert decided(tmp_path, documents) == expected
 
 
 def test_short_documents_are_alike_only_when_equal_but_for_case_and_punctuation(tmp_path):

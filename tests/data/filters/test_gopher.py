@@ -82,12 +82,15 @@ def test_repeated_phrases_are_measured_as_a_literal_walk_does(items, n):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=80))
-def test_the_bound_is_never_below_the_walk(numbers):
+def test_the_bound_is_what_repeats_cover_and_never_below_the_walk(numbers):
     tokens = np.array(numbers, np.int64)
     ends = np.concatenate([[0], np.cumsum(tokens + 1)])
     for n, starts, grams in repeated_ngrams(tokens, longest=10):
-        found = duplicate_characters(starts, grams, n, ends)
-        assert found <= duplicate_characters_bound(starts, grams, n, ends) <= ends[-1]
+        again = [start for place, start in enumerate(starts) if grams[place] in grams[:place]]
+        covered = {position for start in again for position in range(start, start + n)}
+        bound = duplicate_characters_bound(starts, grams, n, ends)
+        assert bound == sum(numbers[position] + 1 for position in covered)
+        assert duplicate_characters(starts, grams, n, ends) <= bound
 
 
 @settings(deadline=None)
