@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ from typing import Any
 from pretrain import config, help_text, schema
 from pretrain.errors import ConfigError, Interrupted, PretrainError, UsageError
 
-# Hydra's own flags, which pass unchanged; those of the second line take the next word as their value.
+# Hydra's own flags, which pass unchanged; those of the second line may take the next word as their value.
 HYDRA_FLAGS = ("--multirun", "-m", "--resolve", "--hydra-help", "--version", "--shell-completion", "-sc")
-HYDRA_VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd")
+HYDRA_VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
 # Hydra writes no folders, no log files and nothing on stdout: run folders are the program's own.
 HYDRA_SETTINGS = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
@@ -64,7 +65,7 @@ def run(words: list[str]) -> int:
         print(help_text.command(command))
         return 0
     flags, overrides = understood(command, arguments)
-    if any(flag not in ("--multirun", "-m") for flag in flags):  # --cfg, --info, completion: Hydra answers alone
+    if any(flag not in ("--multirun", "-m") for flag in flags):  # --cfg, --info and the like: Hydra answers alone
         _hydra(command, [*flags, *overrides], lambda node: None)
         return 0
     return _run(command, overrides, multirun=bool(flags))
@@ -83,6 +84,8 @@ def understood(command: str, arguments: Sequence[str]) -> tuple[list[str], list[
             flags.append(word)
         elif word in HYDRA_VALUE_FLAGS:
             flags += [word, next(words, "")]
+        elif word.startswith(("--config-dir=", "-cd=")):
+            overrides.append(f"hydra.searchpath=[{_quoted(str(Path(word.partition('=')[2]).absolute()))}]")
         elif word.startswith("--") and "=" not in word:
             value = next(words, "VALUE")
             raise UsageError(f"{word} needs its value behind an equals sign: {word}={value}")
@@ -147,25 +150,26 @@ def _sweep(
     command: str, module: ModuleType, overrides: list[str], settings: list[dict[str, Any]], swept: list[str]
 ) -> int:
     """Run every job of a sweep through Hydra's sweeper and launcher, then show all results in one table."""
+    from hydra.core.hydra_config import HydraConfig
+
     results: list[Any] = []
-    folder = module.sweep_folder(settings[0], overrides) if hasattr(module, "sweep_folder") else Path()
+    with tempfile.TemporaryDirectory() as nowhere:
+        keeps_folders = hasattr(module, "sweep_folder")  # train's runs lie beside each other; the others leave nothing
+        folder = module.sweep_folder(settings[0], overrides) if keeps_folders else Path(nowhere)
 
-    def job(node: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
+        def job(node: Any) -> None:
+            own = HydraConfig.get().overrides.task
+            choices = [item for item in own if item.lstrip("+~").partition("=")[0] in swept]
+            parsed = _parsed(command, node)
+            results.append(module.run(parsed, sweep=(folder, choices)) if keeps_folders else module.run(parsed))
 
-        own = HydraConfig.get().overrides.task
-        choices = [item for item in own if item.lstrip("+~").partition("=")[0] in swept]
-        results.append(module.run(_parsed(command, node), **({"sweep": (folder, choices)} if folder.name else {})))
-
-    try:
-        _hydra(
-            command, ["--multirun", f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=.", *overrides], job
-        )
-    finally:
-        if results:
-            if folder.name:
+        try:
+            where = [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=."]
+            _hydra(command, ["--multirun", *where, *overrides], job)
+        finally:
+            if results:
                 (folder / "sweep.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-            _finish(module, settings[0], results, sweep=True)
+                _finish(module, settings[0], results, sweep=True)
     return 0
 
 
@@ -203,7 +207,7 @@ def _composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    mine = [override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    mine = [word for word in overrides if not re.match(r"[+~]*hydra[./](?!searchpath)", word)]
     with initialize_config_dir(str(config.configs_dir()), version_base="1.3"):
         try:
             settings = OmegaConf.to_container(compose(command, mine), resolve=True)
@@ -249,10 +253,10 @@ def _hydra(command: str, arguments: list[str], task: Callable[[Any], None]) -> N
     failures: list[Exception] = []
 
     def pretrain(node: Any) -> None:
+        if any(isinstance(failure, Interrupted) for failure in failures):
+            return
         try:
             task(node)
-        except Interrupted:
-            raise
         except Exception as error:  # noqa: BLE001  raised again below: Hydra would print it, and a sweep goes on
             failures.append(error)
 

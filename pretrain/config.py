@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, MultipleOf
 
 from pretrain.errors import ConfigError
 from pretrain.schema import PACKAGE, described, fits, shown, signature, suggestion
@@ -125,8 +125,8 @@ class TrainConfig:
 
     @property
     def micro_batch(self) -> int:
-        """Rows computed at once: as many as divide the batch and hold about 8,192 tokens, where none are set."""
-        most = max(1, 8192 // self.sequence_length)
+        """Rows computed at once: as many as divide the batch and hold 2,048 tokens at most, where none are set."""
+        most = max(1, 2048 // self.sequence_length)
         return self.trainer.micro_batch or max(
             rows for rows in range(1, min(self.rows, most) + 1) if not self.rows % rows
         )
@@ -310,3 +310,17 @@ def _check_part(value: Any, key: str, known: list[str]) -> None:
     for name, item in settings.items():
         if item is not None or not parameters[name].supplied:
             _check_value(item, parameters[name].annotation, f"{key}.{name}", known)
+    for name, parameter in parameters.items():
+        _check_multiple(settings, name, parameter.annotation, key)
+
+
+def _check_multiple(settings: Mapping[str, Any], name: str, annotation: Any, key: str) -> None:
+    """Refuse a setting that is not the multiple of another one that its annotation says it is."""
+    for constraint in getattr(annotation, "__metadata__", ()):
+        if isinstance(constraint, MultipleOf):
+            value, other = settings[name], settings[str(constraint.multiple_of)]
+            if value % other:
+                nearest = max(1, round(value / other)) * other
+                raise ConfigError(
+                    f"{key}.{name}={value} is not a multiple of {key}.{constraint.multiple_of}={other}; try {nearest}"
+                )

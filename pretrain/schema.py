@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from pretrain.errors import ConfigError
 
@@ -73,7 +73,7 @@ class _Names(dict[str, Any]):
 
 
 _NAMES = _Names(
-    {kind.__name__: kind for kind in (int, float, str, bool, list, dict, Ge, Gt, Le, Lt, Interval)}
+    {kind.__name__: kind for kind in (int, float, str, bool, list, dict, Ge, Gt, Le, Lt, Interval, MultipleOf)}
     | {"Literal": Literal, "Annotated": Annotated}
 )
 

@@ -70,6 +70,7 @@ def test_help_shows_every_setting_and_option_with_its_meaning(command: str, caps
         (["train", "model=ngram", "model.smoothing=kneser_nay"], "did you mean kneser_ney?"),
         (["train", "trainer.batch_tokens=3000"], "is not a multiple of the sequence length 128; try 2944"),
         (["train", "trainer.micro_batch=5"], "does not divide the 32 rows of a batch; try 4"),
+        (["train", "model.n_embd=130"], "model.n_embd=130 is not a multiple of model.n_head=4; try 128"),
         (["train", "trainer.max_steps=null"], "the run has no end"),
         (["train", "--model", "gpt_nano"], "--model=gpt_nano"),
         (["train", "gpt_nano"], "is not of the form key=value"),

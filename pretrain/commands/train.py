@@ -73,10 +73,12 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     folder = _run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        _refuse_changes(settings, manifest["key"], folder)
         checkpoints = Checkpoints(folder, settings.trainer.keep_checkpoints)
         checkpoint = checkpoints.newest(warn)
+        if checkpoint:
+            _refuse_changes(settings, manifest["key"], folder)
         state = checkpoint.state if checkpoint else _first_state(settings, device)
+        state.threads = torch.get_num_threads()
         update = _update(settings, manifest, batches, state, checkpoint, device, stop)
         limits = _limits(settings, batches, update)
         result = read_result(folder)
@@ -181,8 +183,6 @@ def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 
 def _refuse_changes(settings: TrainConfig, data_key: str, folder: Path) -> None:
     """Refuse to go on with a run whose settings or data were others."""
-    if not (folder / "config.yaml").is_file():
-        return
     before, now = _mattering(saved_settings(folder)), _mattering(asdict(settings))
     changed = [
         f"{key} was {before.get(key, 'not set')} and is now {now.get(key, 'not set')}"

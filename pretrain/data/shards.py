@@ -74,7 +74,7 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     advance(0)
     tasks = [
-        _Task(tokenizer_file, file, shard.bytes_out, folder, f"{name}-{index:05d}", last=index == len(built.shards) - 1)
+        _Task(tokenizer_file, file, shard.bytes_out, folder, f"{name}-{index:05d}", last=index == _last(built))
         for name, built in sides.items()
         for index, (file, shard) in enumerate(zip(built.files(), built.shards, strict=True))
     ]
@@ -198,7 +198,7 @@ def _encode(task: _Task) -> TokenShard:
                 shard.bytes += len(text.encode())
                 shard.characters += len(text)
                 shard.words += len(text.split())
-        if task.last and shard.documents:
+        if task.last:
             file.write(np.array([tokenizer.end_of_text], dtype).tobytes())
             shard.tokens += 1
         file.flush()
@@ -208,6 +208,11 @@ def _encode(task: _Task) -> TokenShard:
     shard.checksum = checksum(path)
     write_json(record, asdict(shard))
     return shard
+
+
+def _last(side: Built) -> int:
+    """The last shard that holds a document: the one that the stream's last end of text closes."""
+    return max((index for index, shard in enumerate(side.shards) if shard.documents_out), default=-1)
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
@@ -30,8 +30,6 @@ class GPT(LanguageModel):
         n_head: attention heads a block.
         n_embd: width, a multiple of n_head.
         dropout: share of activations dropped in training.
-    Raises:
-        ConfigError: the width is not a multiple of the heads.
     """
 
     context_length: int
@@ -43,15 +41,10 @@ class GPT(LanguageModel):
         context_length: Annotated[int, Ge(1)],
         n_layer: Annotated[int, Ge(1)],
         n_head: Annotated[int, Ge(1)],
-        n_embd: Annotated[int, Ge(1)],
+        n_embd: Annotated[int, Ge(1), MultipleOf("n_head")],
         dropout: Annotated[float, Interval(ge=0, lt=1)],
     ) -> None:
         super().__init__()
-        if n_embd % n_head:
-            raise ConfigError(
-                f"model.n_embd={n_embd} is not a multiple of model.n_head={n_head}; "
-                f"try {math.ceil(n_embd / n_head) * n_head}"
-            )
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, n_embd)

@@ -50,11 +50,11 @@ def test_other_keys_give_other_permutations():
 
 
 def test_every_place_is_equally_likely_for_every_row():
-    counts = np.zeros((6, 6))
-    for key in range(3000):
-        counts[np.arange(6), permuted(np.arange(6), 6, key)] += 1
-    chi_square = ((counts - 500) ** 2 / 500).sum()
-    assert chi_square < 52.6  # 25 degrees of freedom, p = 0.001
+    counts = np.zeros((16, 16))
+    for key in range(1600):
+        counts[np.arange(16), permuted(np.arange(16), 16, key)] += 1
+    chi_square = ((counts - 100) ** 2 / 100).sum()
+    assert chi_square < 297  # 15 x 15 degrees of freedom, p = 0.001
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 10, 20])

@@ -112,11 +112,6 @@ def test_gpt2_small_has_124_439_808_parameters() -> None:
         assert config.build(config.Part(settings), vocab_size=50_257).parameter_count() == 124_439_808
 
 
-def test_a_width_that_the_heads_do_not_divide_is_refused_with_the_next_one() -> None:
-    with pytest.raises(ConfigError, match=r"n_embd=130 is not a multiple of model\.n_head=4; try 132"):
-        GPT(V, context_length=4, n_layer=1, n_head=4, n_embd=130, dropout=0.0)
-
-
 def test_a_row_longer_than_the_context_is_refused() -> None:
     model = GPT(V, context_length=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0)
     with pytest.raises(ConfigError, match=r"try trainer\.sequence_length=4"):

@@ -1,0 +1,204 @@
+"""Token shards: what is written, what is read, and what is noticed when they are damaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain.data.executors import Pool, Serial
+from pretrain.data.shards import TokenStream, read_manifest, train_tokenizer, write_shards
+from pretrain.errors import DataError
+from pretrain.tokenizers import bpe
+from pretrain.tokenizers.bpe import BytePairEncoding
+
+EOT = 0
+
+
+def silent(_):
+    pass
+
+
+@pytest.fixture
+def shards_of(shard_documents, tokenizer_file, tmp_path):
+    """A function that writes token shards of lists of texts, a list a shard."""
+
+    def write(train, validation=(["held out"],), executor=None, data_dir=tmp_path):
+        sides = {"train": shard_documents(train, data_dir), "validation": shard_documents(validation, data_dir)}
+        return write_shards(tokenizer_file, sides, data_dir, executor or Serial(), silent)
+
+    return write
+
+
+def stream_of(folder: Path, split="train") -> TokenStream:
+    return TokenStream(folder, split, read_manifest(folder))
+
+
+def documents_of(stream: TokenStream, tokenizer_file: Path) -> list[str]:
+    tokens = stream.read(0, len(stream))
+    ends = np.flatnonzero(tokens == EOT)
+    assert ends[0] == 0
+    assert ends[-1] == len(tokens) - 1
+    tokenizer = bpe.load(tokenizer_file)
+    return [tokenizer.decode(tokens[a + 1 : b].tolist()) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[30], [10, 10, 10], [1, 28, 1], [0, 30], [15, 0, 15], [29, 1, 0], [10, 20, 0, 0]], ids=str
+)
+def test_the_stream_is_every_document_between_ends_of_text(shards_of, tiny_corpus, tokenizer_file, sizes):
+    cuts = np.cumsum([0, *sizes])
+    stream = stream_of(shards_of([tiny_corpus[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]))
+    assert documents_of(stream, tokenizer_file) == tiny_corpus
+    assert len(stream.shards) == len(sizes)
+
+
+def test_empty_documents_are_kept_between_their_ends_of_text(shards_of, tokenizer_file):
+    stream = stream_of(shards_of([["", "a"], [""]]))
+    assert documents_of(stream, tokenizer_file) == ["", "a", ""]
+
+
+@given(
+    tokens=st.lists(st.integers(0, 2**16 - 1), max_size=30),
+    cuts=st.lists(st.integers(0, 30), max_size=4),
+    ends=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+)
+@settings(deadline=None, max_examples=60)
+def test_reading_across_shards_equals_reading_the_joined_array(make_stream, tokens, cuts, ends):
+    stream = make_stream(tokens, cuts=sorted(min(cut, len(tokens)) for cut in cuts))
+    start, stop = sorted(ends)
+    read = stream.read(start, stop)
+    assert read.tolist() == tokens[start:stop]
+    assert read.dtype == np.int64
+    assert stream.array().tolist() == tokens
+    assert len(stream) == len(tokens)
+
+
+def test_the_document_index_points_at_ends_of_text(shards_of, tiny_corpus):
+    folder = shards_of([tiny_corpus[:7], tiny_corpus[7:]])
+    for name, documents in (("train-00000", 7), ("train-00001", 23)):
+        starts = np.fromfile(folder / f"{name}.idx", "<u8")
+        tokens = np.fromfile(folder / f"{name}.bin", "<u2")
+        assert len(starts) == documents
+        assert starts.tolist() == np.flatnonzero(tokens == EOT)[:documents].tolist()
+
+
+def test_bytes_characters_words_and_documents_are_counted(shards_of):
+    texts = ["one two  three\n", "吾輩は 猫", "", "e\u0301 🙂"]
+    stream = stream_of(shards_of([texts[:1], texts[1:]]))
+    assert stream.bytes == sum(len(text.encode()) for text in texts)
+    assert stream.characters == sum(len(text) for text in texts)
+    assert stream.words == 3 + 2 + 0 + 2
+    assert [shard.documents for shard in stream.shards] == [1, 3]
+    assert sum(shard.tokens for shard in stream.shards) == len(stream)
+
+
+def test_an_end_of_text_written_out_in_a_document_is_plain_text(shards_of, tokenizer_file):
+    texts = ["before <|endoftext|> after", "<|endoftext|>", "<|endoftext|><|endoftext|>"]
+    stream = stream_of(shards_of([texts]))
+    assert documents_of(stream, tokenizer_file) == texts
+    assert (stream.read(0, len(stream)) == EOT).sum() == 4
+
+
+@pytest.mark.parametrize("place", [0, 41, -1])
+def test_a_flipped_bit_is_found_and_its_file_named(shards_of, tiny_corpus, place):
+    folder = shards_of([tiny_corpus[:10], tiny_corpus[10:]])
+    stream_of(folder).verify()
+    damaged = folder / "train-00001.bin"
+    content = bytearray(damaged.read_bytes())
+    content[place] ^= 0x10
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"train-00001\.bin is damaged"):
+        stream_of(folder).verify()
+
+
+def test_exchanged_shards_are_found(shards_of):
+    folder = shards_of([["abc"], ["xyz"]])
+    first, second = folder / "train-00000.bin", folder / "train-00001.bin"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes()[: len(content)])
+    with pytest.raises(DataError, match="train-00000"):
+        stream_of(folder).verify()
+
+
+@pytest.mark.parametrize("size", [None, 0, -2, -1, +2], ids=["missing", "empty", "cut", "cut in a token", "longer"])
+def test_a_missing_or_cut_shard_is_refused_when_it_is_opened(shards_of, tiny_corpus, size):
+    folder = shards_of([tiny_corpus[:10], tiny_corpus[10:]])
+    damaged = folder / "train-00001.bin"
+    content = damaged.read_bytes()
+    if size is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes((content + b"\0\0")[: len(content) + size if size else 0])
+    with pytest.raises(DataError, match=r"train-00001\.bin is missing or cut"):
+        stream_of(folder)
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no token shards"):
+        read_manifest(tmp_path)
+
+
+def test_a_damaged_manifest_is_refused(shards_of):
+    folder = shards_of([["abc"]])
+    (folder / "manifest.json").write_text('{"key": "12')
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        read_manifest(folder)
+
+
+def test_serial_and_pool_write_the_same_shards(shards_of, tiny_corpus, tmp_path):
+    texts = [tiny_corpus[:10], tiny_corpus[10:20], tiny_corpus[20:]]
+    pool = Pool(workers=2)
+    by_pool = shards_of(texts, executor=pool, data_dir=tmp_path / "pool")
+    pool.close()
+    serial = shards_of(texts, data_dir=tmp_path / "serial")
+    assert serial.name == by_pool.name
+    names = sorted(path.name for path in serial.iterdir())
+    assert names == sorted(path.name for path in by_pool.iterdir())
+    assert len(names) == 4 * 3 + 1
+    for name in names:
+        assert (serial / name).read_bytes() == (by_pool / name).read_bytes()
+
+
+def test_written_shards_are_found_again(shards_of, tiny_corpus):
+    folder = shards_of([tiny_corpus])
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert shards_of([tiny_corpus]) == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_shards_that_were_being_written_are_gone_on_with(shards_of, tiny_corpus):
+    folder = shards_of([tiny_corpus[:10], tiny_corpus[10:]])
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    finished = (folder / "train-00000.bin").stat().st_mtime_ns
+    for name in ("manifest.json", "train-00001.json", "train-00001.idx"):
+        (folder / name).unlink()
+    assert shards_of([tiny_corpus[:10], tiny_corpus[10:]]) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    assert (folder / "train-00000.bin").stat().st_mtime_ns == finished
+
+
+def test_a_token_outside_the_vocabulary_names_the_document(shard_documents, tokenizer_file, tmp_path):
+    content = json.loads(tokenizer_file.read_text("utf-8"))
+    tail = content["model"]["vocab"]["a"]
+    content["model"]["vocab"]["a"] = 5000  # a hole in the ids, so that the highest is beyond their number
+    holed = tmp_path / "tokenizer.json"
+    holed.write_text(json.dumps(content), "utf-8")
+    assert tail < 5000
+    side = shard_documents([["xyz", "a"]], tmp_path)
+    with pytest.raises(DataError, match="document 0001: token id 5000 is outside"):
+        write_shards(holed, {"train": side}, tmp_path, Serial(), silent)
+
+
+def test_the_tokenizer_is_trained_once_on_the_beginning_of_the_training_text(shard_documents, tmp_path):
+    train = shard_documents([["ab " * 50, "cd " * 50]], tmp_path)
+    trainer = BytePairEncoding(vocab_size=260, sample_bytes=100)
+    path = train_tokenizer(trainer, {"vocab_size": 260}, train, tmp_path, silent)
+    assert len(bpe.load(path).encode("ab ab ab")) < 8
+    assert len(bpe.load(path).encode("cd cd cd")) == 8
+    written = path.stat().st_mtime_ns
+    assert train_tokenizer(trainer, {"vocab_size": 260}, train, tmp_path, silent) == path
+    assert path.stat().st_mtime_ns == written
+    assert train_tokenizer(trainer, {"vocab_size": 261}, train, tmp_path, silent) != path
