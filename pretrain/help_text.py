@@ -46,7 +46,7 @@ def command(name: str) -> str:
     for group, choice in chosen.items():
         if group != "data/recipe":
             rows += _choice(group, choice)
-    return "\n".join(lines + _wrapped(rows))
+    return "\n".join(lines + _wrapped(_merged(rows)))
 
 
 @cache
@@ -95,6 +95,17 @@ def _settings(text: str, prefix: str) -> list[tuple[str, str]]:
         if value:
             rows.append((f"{prefix}{'.'.join(path)}={value}", comment))
     return rows
+
+
+def _merged(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """One row a setting: the last value, for a model may bring its own, with the first comment."""
+    values: dict[str, str] = {}
+    comments: dict[str, str] = {}
+    for row, comment in rows:
+        key, _, value = row.partition("=")
+        values[key] = value
+        comments.setdefault(key, comment)
+    return [(f"{key}={value}", comments[key]) for key, value in values.items()]
 
 
 def _marked(names: list[str], chosen: str) -> str:

@@ -14,7 +14,7 @@ from pretrain.data.documents import DOCUMENT
 from pretrain.data.executors import Serial
 from pretrain.data.manifests import checksum, key_of
 from pretrain.data.shards import TokenShard, TokenStream
-from pretrain.data.stages import Built, ShardRecord, build, text_bytes
+from pretrain.data.stages import Built, ShardRecord, build, finished, text_bytes
 from pretrain.tokenizers.bpe import BytePairEncoding
 
 ShardDocuments = Callable[[Sequence[Sequence[str]], Path], Built]
@@ -80,7 +80,8 @@ def shard_documents() -> ShardDocuments:
         starts = np.cumsum([0, *(len(texts) for texts in shards)]).tolist()
         tasks = [(0, (start, list(texts))) for start, texts in zip(starts[:-1], shards, strict=True)]
         key = key_of(settings={"shards": [list(texts) for texts in shards]}, code=1)
-        return build("corpus", key, data_dir, tasks, _documents, Serial(), lambda _: None)
+        done = finished("corpus", key, data_dir)
+        return done or build("corpus", key, data_dir, tasks, _documents, Serial(), lambda _: None)
 
     return write
 

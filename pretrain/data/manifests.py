@@ -32,7 +32,8 @@ def key_of(*, settings: Mapping[str, Any], code: int, libraries: Sequence[str] =
 def write_json(path: Path, content: Any) -> None:
     """Write `content` under a temporary name, sync it, and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    # A lone surrogate, such as in the path of a file whose name is not UTF-8, becomes JSON's escape of it.
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(content, file, ensure_ascii=False, indent=1, allow_nan=False)
         file.write("\n")
         file.flush()

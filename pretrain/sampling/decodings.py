@@ -28,7 +28,9 @@ class Temperature:
         self.temperature = temperature
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return Greedy()(logits) if self.temperature == 0 else logits / self.temperature
+        if self.temperature == 0:
+            return Greedy()(logits)
+        return (logits - logits.amax(dim=1, keepdim=True)) / self.temperature  # at most 0: no overflow near 0
 
 
 class TopK:

@@ -73,7 +73,7 @@ def _draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
 
 
 def _refuse_unusable(logits: Tensor) -> None:
-    if logits.isnan().any():
-        raise SamplingError("the model's logits are NaN; its weights are damaged, try an older step=N")
+    if (logits.isnan() | (logits == torch.inf)).any():
+        raise SamplingError("the model's logits are NaN or infinite; its weights are damaged, try an older step=N")
     if (logits == -torch.inf).all(dim=1).any():
         raise SamplingError("the model gives no token any probability here; an n-gram needs model.smoothing for that")

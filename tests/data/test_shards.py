@@ -1,5 +1,6 @@
 """Token shards: what is written, what is read, and what is noticed when they are damaged."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def documents_of(stream: TokenStream, tokenizer_file: Path) -> list[str]:
     assert ends[0] == 0
     assert ends[-1] == len(tokens) - 1
     tokenizer = bpe.load(tokenizer_file)
-    return [tokenizer.decode(tokens[a + 1 : b].tolist()) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [tokenizer.decode(tokens[a + 1 : b].tolist()) for a, b in itertools.pairwise(ends)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def documents_of(stream: TokenStream, tokenizer_file: Path) -> list[str]:
 )
 def test_the_stream_is_every_document_between_ends_of_text(shards_of, tiny_corpus, tokenizer_file, sizes):
     cuts = np.cumsum([0, *sizes])
-    stream = stream_of(shards_of([tiny_corpus[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]))
+    stream = stream_of(shards_of([tiny_corpus[a:b] for a, b in itertools.pairwise(cuts)]))
     assert documents_of(stream, tokenizer_file) == tiny_corpus
     assert len(stream.shards) == len(sizes)
 

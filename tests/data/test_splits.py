@@ -1,5 +1,6 @@
 """Train and validation: who is on which side, and in which order."""
 
+import itertools
 import random
 
 import pyarrow.parquet as pq
@@ -62,7 +63,7 @@ def test_copies_of_a_text_land_on_the_same_side(split):
 
 def test_documents_are_shuffled(split):
     order = [NUMBERED.index(text) for text in texts_of(split([NUMBERED])["train"])]
-    ascents = sum(a < b for a, b in zip(order[:-1], order[1:], strict=True))
+    ascents = sum(a < b for a, b in itertools.pairwise(order))
     assert ascents == pytest.approx(len(order) / 2, abs=4 * (len(order) / 12) ** 0.5)
 
 

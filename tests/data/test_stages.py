@@ -107,8 +107,8 @@ def kept(built):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a finished stage but the one that holds the time it took."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "timing.json")
+    """Every file of a finished stage but the one that holds the time it took, and what a kill left half written."""
+    files = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != "timing.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -51,7 +51,7 @@ class Files:
         """The files at `path`; the place in the list keeps names apart that two folders share."""
         prefix = f"{root}/" if len(self.paths) > 1 else ""
         if path.is_file():
-            return [SourceFile(prefix + path.name, path)]
+            return [SourceFile(_printable(prefix + path.name), path)]
         if not path.is_dir():
             raise UsageError(f"data.paths: {path} does not exist")
         found = (
@@ -59,19 +59,24 @@ class Files:
             for inner in path.rglob("*")
             if inner.suffix.lower() in TEXT_SUFFIXES | LINES_SUFFIXES and inner.is_file()
         )
-        return [SourceFile(prefix + inner.relative_to(path).as_posix(), inner) for inner in sorted(found)]
+        return [SourceFile(_printable(prefix + inner.relative_to(path).as_posix()), inner) for inner in sorted(found)]
 
     def _parsed(self, file: SourceFile, number: int, line: bytes) -> Record:
         name = f"{file.name}:{number}"
         raw, replaced = decoded(line)
         try:
             row = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: brackets nested a thousand deep
             return Record(name, "", line=number, reason=f"not JSON: {error}")
         text: Any = row.get(self.text_field) if isinstance(row, dict) else None
         if not isinstance(text, str):
             return Record(name, "", line=number, reason=f"no text in the field {self.text_field!r}")
         text, surrogates = without_surrogates(text)
-        own_id = str(row.get("id", name))
+        own_id = name if row.get("id") is None else without_surrogates(str(row["id"]))[0]
         meta = {key: value for key, value in row.items() if key not in (self.text_field, "id")}
         return Record(own_id, text, json.dumps(meta), replaced + surrogates, number)
+
+
+def _printable(name: str) -> str:
+    """A file's name in UTF-8; bytes of it that are not become \\udcXX, so that no two names become one."""
+    return name.encode("utf-8", "backslashreplace").decode()
