@@ -74,7 +74,7 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     advance(0)
     tasks = [
-        _Task(tokenizer_file, file, shard.bytes_out, folder, f"{name}-{index:05d}", last=index == _last(built))
+        _Task(tokenizer_file, file, shard.bytes_out, folder, f"{name}-{index:05d}", last=index == len(built.shards) - 1)
         for name, built in sides.items()
         for index, (file, shard) in enumerate(zip(built.files(), built.shards, strict=True))
     ]
@@ -208,11 +208,6 @@ def _encode(task: _Task) -> TokenShard:
     shard.checksum = checksum(path)
     write_json(record, asdict(shard))
     return shard
-
-
-def _last(side: Built) -> int:
-    """The last shard that holds a document: the one that the stream's last end of text closes."""
-    return max((index for index, shard in enumerate(side.shards) if shard.documents_out), default=-1)
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:

@@ -63,7 +63,7 @@ class Validation:
     stop: Stop
 
     def loss(self, model: LanguageModel, *, whole: bool) -> Loss:
-        """The loss on the whole stream, or on its beginning."""
+        """The loss on the whole stream, or on rows that are spread evenly over it."""
         most = None if whole else self.some
         return stream_loss(model, self.stream, row=self.row, stride=self.stride, stop=self.stop, most=most)
 
@@ -82,12 +82,12 @@ def stream_loss(
     Args:
         row: tokens a row.
         stride: new tokens a row, so that a target sees at least row - stride tokens.
-        most: targets at most; None for all.
+        most: targets, about, from rows spread evenly over the stream; None for all.
     Raises:
         EvaluationError: the stream has no target.
         Interrupted: a signal came.
     """
-    targets = len(stream) - 1 if most is None else min(most, len(stream) - 1)
+    targets = len(stream) - 1
     if targets < 1:
         raise EvaluationError(f"the {stream.name} split holds no target token; bring more text")
     row = min(row, targets)
@@ -97,8 +97,10 @@ def stream_loss(
     starts = [0, *range(stride, targets - row + stride, stride)]
     places = [(min(start, targets - row), row - stride if start else 0) for start in starts]
     places[-1] = (places[-1][0], places[-2][0] + row - places[-1][0] if len(places) > 1 else 0)
+    if most is not None:
+        places = places[:: max(1, targets // most)]
     nats = torch.zeros((), dtype=torch.float64)
-    unseen = 0
+    counted = unseen = 0
     model.eval()
     at_once = max(1, TOKENS_AT_ONCE // row)
     for first in range(0, len(places), at_once):
@@ -109,6 +111,7 @@ def stream_loss(
         for index, (_, seen) in enumerate(some):
             scored[index, :seen] = IGNORED
         found, _ = model.token_losses(rows[:, :-1].to(device), scored.to(device))  # (R, row)
+        counted += int((scored != IGNORED).sum())
         unseen += int(found.isinf().sum())
         nats += found.sum(dtype=torch.float64).cpu()
-    return Loss(float(nats), targets, unseen)
+    return Loss(float(nats), counted, unseen)

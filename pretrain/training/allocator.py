@@ -11,8 +11,8 @@ NEVER = 2**31 - 1
 def keep_freed_memory() -> None:
     """Have glibc keep large blocks instead of giving each back to the kernel, which clears every page anew.
 
-    A step on a CPU allocates and frees the same hundred megabytes again and again. Page faults fall to a tenth, for a few
-    per cent more memory at the peak (EXPERIMENTS.md). Without glibc nothing is changed.
+    A step on a CPU allocates and frees the same hundred megabytes again and again. Page faults fall to a tenth, for a
+    few per cent more memory at the peak (EXPERIMENTS.md). Without glibc nothing is changed.
     """
     if sys.platform != "linux":
         return

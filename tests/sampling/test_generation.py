@@ -165,6 +165,18 @@ def test_writing_goes_on_beyond_the_context(model, length):
     assert math.isfinite(sample.logprob)
 
 
+def test_a_gpt_beyond_its_context_reads_the_last_half_of_it_again():
+    model, prompt = gpt(), [1, 2, 3, 4]
+    (sample,) = write(model, prompt, max_tokens=3 * CONTEXT)
+    logprob, seen = 0.0, list(prompt)
+    for token in sample.tokens:
+        if len(seen) > CONTEXT:
+            seen = seen[-CONTEXT // 2 :]
+        logprob += float(logits_after(model, seen).log_softmax(0)[token])
+        seen.append(token)
+    assert sample.logprob == pytest.approx(logprob, rel=1e-4)
+
+
 def test_a_model_of_three_tokens_sees_the_last_three():
     model = mlp()
     (sample,) = write(model, [1, 2, 3, 4, 5], max_tokens=20)
@@ -204,7 +216,7 @@ def test_each_sample_ends_by_itself_and_counts_its_end_of_text():
 
 def test_a_gpt_ends_texts_of_different_length():
     model = gpt(end_of_text_bias=0.0)
-    samples = write(model, n=60, max_tokens=6, decoding=Temperature(temperature=3.0))
+    samples = write(model, n=30, max_tokens=6, decoding=Temperature(temperature=3.0))
     assert len({len(sample.tokens) for sample in samples}) > 2
     for sample in samples:
         tokens = sample.tokens + ([EOT] if len(sample.tokens) < 6 else [])
