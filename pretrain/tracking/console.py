@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+LONG_STEP = 15  # seconds from which the first step alone tells how long a run takes
+ENOUGH = 3  # seconds of later steps that tell it else
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -41,18 +44,23 @@ def training_progress(done: float) -> Iterator[Callable[[float, str], None]]:
     """A bar for a run of which the share `done` is there already.
 
     Yields:
-        what shows the share that is done now, and a short note; after the first step it tells how long the run takes.
+        what shows the share that is done now, and a short note; after the first steps it tells how long the run takes.
     """
     with progress() as bars:
         move = bars("training", 1000)
         move(int(1000 * done), "")
-        started, shown = time.perf_counter(), done
+        shown, since, told = done, (time.perf_counter(), done), False
+        first = True
 
         def show(share: float, note: str) -> None:
-            nonlocal shown
-            if shown == done and done < share < 1:
-                left = (time.perf_counter() - started) * (1 - share) / (share - done)
-                say(f"about {duration(left)} to go, judging by the first step")
+            nonlocal shown, since, told, first
+            now = time.perf_counter()
+            if not told and share < 1 and now - since[0] > (LONG_STEP if first else ENOUGH):
+                left = (now - since[0]) * (1 - share) / (share - since[1])
+                say(f"about {duration(left)} to go at this speed")
+                told = True
+            if first:  # it warms up: unless it is long, it says nothing of the others
+                since, first = (now, share), False
             move(int(1000 * share) - int(1000 * shown), note)
             shown = share
 

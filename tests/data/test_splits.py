@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.splits import ALL_TRAINING, ALL_VALIDATION, gather, place_documents, ranges
+from pretrain.data.stages import ROWS_AT_ONCE
 from pretrain.errors import DataError
 
 
@@ -106,6 +107,13 @@ def test_the_order_does_not_depend_on_the_size_of_the_shards_written(split, shar
     assert len(cut["train"]) > 1
     for side in ("train", "validation"):
         assert texts_of(cut[side]) == texts_of(whole[side])
+
+
+def test_documents_in_many_row_groups_are_all_found(split, tmp_path):
+    texts = [f"document number {number}" for number in range(3 * ROWS_AT_ONCE + 7)]
+    sides = split([texts], 0.3, shard_bytes=len("".join(texts)) // 4)
+    assert len(sides["train"]) > 1
+    assert sorted(texts_of(sides["train"]) + texts_of(sides["validation"])) == sorted(texts)
 
 
 def test_serial_and_pool_give_the_same_bytes(split, tmp_path):
