@@ -212,7 +212,7 @@ def _composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             settings = OmegaConf.to_container(compose(command, mine), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
-            raise _refusal(error, mine, lambda: compose(command)) from error
+            raise _refusal(error, mine, command) from error
     assert isinstance(settings, dict)
     plain: dict[str, Any] = {str(key): value for key, value in settings.items()}
     config.check(plain, config.SCHEMAS[command])
@@ -225,7 +225,7 @@ def _parsed(command: str, node: Any) -> Any:
     return config.parse(OmegaConf.to_container(node, resolve=True), config.SCHEMAS[command])  # type: ignore[arg-type]  # str keys
 
 
-def _refusal(error: Exception, overrides: Sequence[str], compose: Callable[[], Any] | None = None) -> ConfigError:
+def _refusal(error: Exception, overrides: Sequence[str], command: str = "") -> ConfigError:
     """What Hydra says of a config that it cannot compose, in one line and with the nearest name."""
     said = str(error)
     if match := re.search(r"Could not find '([^']+)'", said):
@@ -233,10 +233,9 @@ def _refusal(error: Exception, overrides: Sequence[str], compose: Callable[[], A
         options = help_text.options(group)
         return ConfigError(f"{group}={option} is not one of {', '.join(options)}{schema.suggestion(option, options)}")
     match = re.search(r"(?:Could not override|Could not delete from config\. Key|Could not append.*?) '([^']+)'", said)
-    if match and compose:
+    if match and command:
         key = match[1].lstrip("+~").partition("=")[0].partition("@")[0]
-        known = [*config.keys(compose()), *help_text.groups()]
-        return ConfigError(f"unknown setting {key}{schema.suggestion(key, known)}")
+        return ConfigError(f"unknown setting {key}{schema.suggestion(key, help_text.keys(command))}")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return ConfigError(f"{lines[0] if lines else type(error).__name__} (in {' '.join(overrides)})")
 

@@ -49,6 +49,16 @@ def command(name: str) -> str:
     return "\n".join(lines + _wrapped(_merged(rows)))
 
 
+def keys(name: str) -> list[str]:
+    """The settings that the command has under any choice of options, and the groups it chooses from."""
+    rows = _settings((configs_dir() / f"{name}.yaml").read_text("utf-8"), "")
+    chosen = list(_defaults(name))
+    for group in chosen:
+        for option in options(group):
+            rows += _choice(group, option)
+    return [*chosen, *dict.fromkeys(row.partition("=")[0] for row, _ in rows)]
+
+
 @cache
 def groups() -> list[str]:
     """The config groups, each a folder of YAML files."""
