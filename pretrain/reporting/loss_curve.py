@@ -46,12 +46,15 @@ def loss_curve(rows: Sequence[dict[str, Any]], references: dict[str, float], tit
         x, _ = place((value, low))
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_short(value)}</text>')
     taken: list[float] = []
+    middle = (train[0][1] + train[-1][1]) / 2 if train else high
     for name, loss in sorted(references.items(), key=lambda item: item[1]):
         _, y = place((0, loss))
         parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         label = y - 5 if all(abs(y - other) > 13 for other in taken) else y + 14
         taken.append(y)
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="{label:.1f}" text-anchor="end">{escape(name)} {loss:.2f}</text>')
+        at = f'x="{WIDTH - RIGHT}"' if loss > middle else f'x="{LEFT + 4}"'  # on the side where the curve is far
+        anchor = "end" if loss > middle else "start"
+        parts.append(f'<text {at} y="{label:.1f}" text-anchor="{anchor}">{escape(name)} {loss:.2f}</text>')
     for name, points in (("train", train), ("validation", validation)):
         path = " ".join(f"{x},{y}" for x, y in map(place, points))
         parts.append(f'<polyline class="{name}" points="{path}"/>')
