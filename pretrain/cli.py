@@ -58,9 +58,7 @@ def run(words: list[str]) -> int:
     if words[0] == "--version":
         print(help_text.version())
         return 0
-    command, arguments = words[0], words[1:]
-    if command not in config.SCHEMAS:
-        raise UsageError(f"unknown command {command}{schema.suggestion(command, config.SCHEMAS)}")
+    command, arguments = _command(words)
     if "--help" in arguments or "-h" in arguments:
         print(help_text.command(command))
         return 0
@@ -69,6 +67,24 @@ def run(words: list[str]) -> int:
         _hydra(command, [*flags, *overrides], lambda node: None)
         return 0
     return _run(command, overrides, multirun=bool(flags))
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command that the first word, or the first two, name, and the words behind.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    commands = {help_text.spoken(name): name for name in config.SCHEMAS}
+    two = " ".join(words[:2])
+    if two in commands:
+        return commands[two], words[2:]
+    bare = len(words) > 1 and words[1].isidentifier()
+    if bare and any(spoken.startswith(f"{words[0]} ") for spoken in commands):
+        raise UsageError(f"unknown command {two}{schema.suggestion(two, commands)}")
+    if words[0] not in commands:
+        raise UsageError(f"unknown command {words[0]}{schema.suggestion(words[0], commands)}")
+    return words[0], words[1:]
 
 
 def understood(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

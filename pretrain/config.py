@@ -18,6 +18,7 @@ from pretrain.errors import ConfigError
 from pretrain.schema import PACKAGE, described, fits, shown, signature, suggestion
 
 Part = NewType("Part", dict[str, Any])  # a mapping with `_target_`; {} where none is chosen
+Source = NewType("Source", Part)  # one that may hold SHARES as well
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -26,15 +27,28 @@ Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
+# What every source may hold besides the settings of its target: how much of the training tokens come from it.
+SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
+
 
 @dataclass(frozen=True)
 class DataSettings:
     paths: list[str]
-    sources: dict[str, Part]
+    sources: dict[str, Source]
     stages: dict[str, Part]
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]
     validation_paths: list[str]
-    shard_bytes: Count
+    shard_bytes: Count | None
+    max_document_bytes: Count
+    max_expansion: Annotated[float, Gt(1)]
+    max_replaced: Fraction
+
+    def __post_init__(self) -> None:
+        """Refuse weights of which it is not clear what they mean."""
+        weighted = {name: source.get("weight") is not None for name, source in self.sources.items()}
+        if len(set(weighted.values())) > 1:
+            without = next(name for name, has in weighted.items() if not has)
+            raise ConfigError(f"data.sources.{without}.weight is not set, but other sources have one; set all or none")
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,36 @@ class DataConfig:
     data: DataSettings
     tokenizer: Part
     executor: Part
+
+
+@dataclass(frozen=True)
+class DataShowConfig:
+    stage: str | None
+    dropped: str | None
+    rule: str | None
+    source: str | None
+    n: Count
+    skip: Annotated[int, Ge(0)]
+    sample: Annotated[int, Ge(0)]
+    seed: Seed | None
+    data_dir: str
+    format: Format
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        """Refuse to show kept and dropped documents at once."""
+        if self.stage and self.dropped:
+            raise ConfigError(f"stage={self.stage} shows kept documents, dropped={self.dropped} dropped ones; set one")
+        if self.rule and not self.dropped and not self.sample:
+            raise ConfigError(f"rule={self.rule} narrows dropped documents; add dropped=all")
+
+
+@dataclass(frozen=True)
+class DataCleanConfig:
+    yes: bool
+    data_dir: str
+    runs_dir: str
+    format: Format
 
 
 @dataclass(frozen=True)
@@ -170,6 +214,8 @@ class RunsConfig:
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "data": DataConfig,
+    "data_show": DataShowConfig,
+    "data_clean": DataCleanConfig,
     "eval": EvalConfig,
     "sample": SampleConfig,
     "runs": RunsConfig,
@@ -224,7 +270,7 @@ def build(part: Part, **supplied: Any) -> Any:
     arguments |= {
         key: value
         for key, value in part.items()
-        if key != "_target_" and not (value is None and parameters[key].supplied)
+        if key in parameters and not (value is None and parameters[key].supplied)
     }
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)(**arguments)
@@ -242,7 +288,9 @@ def annotation_of(command: str, key: str) -> Any:
             annotation = typing.get_type_hints(annotation, include_extras=True).get(name)
         elif typing.get_origin(annotation) is dict:
             annotation = typing.get_args(annotation)[1]
-        elif annotation is Part:
+        elif annotation is Source and name in SHARES:
+            annotation = SHARES[name]
+        elif annotation in (Part, Source):
             folder = configs_dir().joinpath(parts[0])
             found = [signature(target).get(name) for target in _targets(folder)]
             annotation = next((parameter.annotation for parameter in found if parameter), None)
@@ -283,6 +331,10 @@ def _check_names(
 def _check_value(value: Any, annotation: Any, key: str, known: list[str]) -> None:
     if annotation is Part:
         _check_part(value, key, known)
+    elif annotation is Source and isinstance(value, Mapping):
+        for name in SHARES.keys() & value.keys():
+            _check_value(value[name], SHARES[name], f"{key}.{name}", known)
+        _check_part({name: item for name, item in value.items() if name not in SHARES}, key, known)
     elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         _check_fields(value, annotation, f"{key}.", known)
     elif typing.get_origin(annotation) is dict and isinstance(value, Mapping):

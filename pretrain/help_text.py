@@ -12,9 +12,14 @@ def version() -> str:
     return f"pretrain {__version__}"
 
 
+def spoken(name: str) -> str:
+    """A command as people type it: `data show` of data_show."""
+    return name.replace("_", " ")
+
+
 def overview() -> str:
     """The page of `pretrain --help`."""
-    commands = "\n".join(f"  {name:<10}{_head(name)[0]}" for name in SCHEMAS)
+    commands = "\n".join(f"  {spoken(name):<12}{_head(name)[0]}" for name in SCHEMAS)
     return f"""\
 Pretraining language models, from raw text to a measured model.
 
@@ -36,7 +41,7 @@ A choice is group=option (model=bigram), a setting is key=value (trainer.max_ste
 def command(name: str) -> str:
     """The page of `pretrain NAME --help`: an example, the groups with their options, and the settings."""
     purpose, example = _head(name)
-    lines = [purpose, "", f"usage: pretrain {name} [key=value ...]", f"example: {example}"]
+    lines = [purpose, "", f"usage: pretrain {spoken(name)} [key=value ...]", f"example: {example}"]
     chosen = _defaults(name)
     if chosen:
         lines += ["", "groups (group=option):"]
@@ -100,7 +105,7 @@ def _settings(text: str, prefix: str) -> list[tuple[str, str]]:
         key, colon, rest = line.strip().partition(":")
         if not colon or line.strip().startswith(("#", "-")) or key in ("_target_", "defaults"):
             continue
-        path = [*path[: (len(line) - len(line.lstrip())) // 2], key]
+        path = [*path[: (len(line) - len(line.lstrip())) // 2], key.strip('"')]
         value, _, comment = rest.strip().partition(" # ")
         if value:
             rows.append((f"{prefix}{'.'.join(path)}={value}", comment))

@@ -1,6 +1,6 @@
 """What several test files share: a tiny corpus, a tokenizer trained on it, shards of documents and of tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from pretrain.data.documents import DOCUMENT
 from pretrain.data.executors import Serial
 from pretrain.data.manifests import checksum, key_of
 from pretrain.data.shards import TokenShard, TokenStream
-from pretrain.data.stages import Built, ShardRecord, build, finished, text_bytes
+from pretrain.data.stages import Batch, Built, Silent, Workspace, build, finished, text_bytes
 from pretrain.tokenizers.bpe import BytePairEncoding
 
 ShardDocuments = Callable[[Sequence[Sequence[str]], Path], Built]
@@ -80,13 +80,13 @@ def shard_documents() -> ShardDocuments:
         starts = np.cumsum([0, *(len(texts) for texts in shards)]).tolist()
         tasks = [(0, (start, list(texts))) for start, texts in zip(starts[:-1], shards, strict=True)]
         key = key_of(settings={"shards": [list(texts) for texts in shards]}, code=1)
-        done = finished("corpus", key, data_dir)
-        return done or build("corpus", key, data_dir, tasks, _documents, Serial(), lambda _: None)
+        workspace = Workspace(data_dir, Serial(), Silent())
+        return finished("corpus", key, workspace) or build("corpus", key, workspace, tasks, _documents)
 
     return write
 
 
-def _documents(folder: Path, task: tuple[int, list[str]]) -> tuple[pa.Table, None, ShardRecord]:
+def _documents(task: tuple[int, list[str]]) -> Iterator[Batch]:
     start, texts = task
     names = [f"{start + place:04d}" for place in range(len(texts))]
     rows: list[dict[str, Any]] = [
@@ -94,8 +94,7 @@ def _documents(folder: Path, task: tuple[int, list[str]]) -> tuple[pa.Table, Non
         for name, text in zip(names, texts, strict=True)
     ]
     table = pa.Table.from_pylist(rows, schema=DOCUMENT)
-    size = text_bytes(table)
-    return table, None, ShardRecord("", len(texts), len(texts), size, size)
+    yield Batch(table, None, len(texts), text_bytes(table), {})
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +107,7 @@ def make_stream(tmp_path_factory: pytest.TempPathFactory) -> MakeStream:
         for start, end in pairwise([0, *cuts, len(tokens)]):
             path = folder / f"train-{len(shards):05d}.bin"
             np.array(tokens[start:end], "<u2").tofile(path)
-            shards.append(asdict(TokenShard(path.name, checksum(path), end - start, 1, 1, 1, 1)))
+            shards.append(asdict(TokenShard(path.name, checksum(path), end - start, 1, 1, 1, 1, "test")))
         return TokenStream(folder, "train", {"dtype": "uint16", "splits": {"train": shards}})
 
     return make

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pretrain import cli, config
+from pretrain import cli, config, help_text
 from pretrain.errors import UsageError
 
 
@@ -25,7 +25,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "modle=x"], *([command, "--help"] for command in config.SCHEMAS)]
+    "words",
+    [["--help"], ["--version"], ["train", "modle=x"], *([*command.split("_"), "--help"] for command in config.SCHEMAS)],
 )
 def test_help_and_refusals_never_import_torch(words: list[str]) -> None:
     program = (
@@ -38,9 +39,9 @@ def test_help_and_refusals_never_import_torch(words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", config.SCHEMAS)
 def test_help_shows_every_setting_and_option_with_its_meaning(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([command, "--help"]) == 0
+    assert cli.main([*command.split("_"), "--help"]) == 0
     page = capsys.readouterr().out
-    assert f"example: pretrain {command}" in page
+    assert f"example: pretrain {help_text.spoken(command)}" in page
     for line in page.splitlines():
         if line.startswith("  ") and "=" in line.split()[0] and not line.startswith("   "):
             assert len(line.split()) > 1, f"no meaning given: {line}"
@@ -50,6 +51,11 @@ def test_help_shows_every_setting_and_option_with_its_meaning(command: str, caps
     ("words", "message"),
     [
         (["trian"], "did you mean train?"),
+        (["data", "shwo"], "did you mean data show?"),
+        (["data", "shwo", "n=3"], "did you mean data show?"),
+        (["data_show"], "did you mean data show?"),
+        (["data", "show", "stge=collect"], "did you mean stage?"),
+        (["data", "clean", "yse=true"], "did you mean yes?"),
         (["train", "modle=gpt_nano"], "did you mean model?"),
         (["train", "model=gpt_nanoo"], "did you mean gpt_nano?"),
         (["train", "model.n_layers=8"], "did you mean model.n_layer?"),
@@ -166,6 +172,13 @@ def test_hydras_own_flags_stay_hydras() -> None:
 def test_cfg_prints_the_config_that_would_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sample", "decoding=greedy", "--cfg", "job"]) == 0
     assert "pretrain.sampling.decodings.Greedy" in capsys.readouterr().out
+
+
+def test_a_command_of_two_words_is_in_the_overview_and_has_its_own_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "\n  data show " in capsys.readouterr().out
+    assert cli.main(["data", "show", "dropped=all", "--cfg", "job"]) == 0
+    assert "dropped: all" in capsys.readouterr().out
 
 
 def test_stages_can_be_changed_and_removed_by_name() -> None:

@@ -1,25 +1,31 @@
 """`pretrain data`: from sources to token shards, each step done once."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.config import DataConfig, DataSettings, Part, build
-from pretrain.data.collect import collect, list_files, quarantine
-from pretrain.data.executors import Executor
+from pretrain.config import SHARES, DataConfig, DataSettings, Part, build
+from pretrain.data.collect import collect_sources, quarantine, size_of_shards
+from pretrain.data.estimate import SMALLEST_CORPUS, estimate, refuse_full_disk
+from pretrain.data.executors import Pool, Ray, Serial
+from pretrain.data.lock import alone
 from pretrain.data.manifests import MANIFEST
+from pretrain.data.running import run_stage
 from pretrain.data.shards import TokenStream, read_manifest, train_tokenizer, write_shards
 from pretrain.data.sources.files import Files
+from pretrain.data.sources.reading import Limits
 from pretrain.data.splits import ALL_TRAINING, ALL_VALIDATION, gather, place_documents, ranges
-from pretrain.data.stages import Built, run_stage
+from pretrain.data.stages import Built, ShardRecord, Watch, Workspace
 from pretrain.errors import ConfigError, DataError
-from pretrain.reporting.tables import megabytes, show_table
+from pretrain.reporting.data_report import write_report
+from pretrain.reporting.tables import byte_size, megabytes, show_table
 from pretrain.stopping import Stop
-from pretrain.tracking.console import duration, progress
-
-Bar = Callable[[str, int], Callable[[int], None]]
+from pretrain.tokenizers.tokenizer import TokenizerTrainer
+from pretrain.tracking.console import duration, say
+from pretrain.tracking.pipeline_table import PipelineTable
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,14 @@ class Prepared:
         tokenizer: the tokenizer.json.
         stages: every stage on the way, in order.
         sides: the documents of train and validation.
+        report: the page that tells of all this.
     """
 
     folder: Path
     tokenizer: Path
     stages: list[Built]
     sides: dict[str, Built]
+    report: Path
 
 
 def run(settings: DataConfig) -> dict[str, Any]:
@@ -53,6 +61,7 @@ def run(settings: DataConfig) -> dict[str, Any]:
         "dropped": [str(file.resolve()) for stage in prepared.stages for file in stage.dropped()],
         "tokens": {name: len(TokenStream(prepared.folder, name, manifest)) for name in manifest["splits"]},
         "vocab_size": manifest["vocab_size"],
+        "report": str(prepared.report.resolve()),
     }
 
 
@@ -76,6 +85,7 @@ def show(results: list[dict[str, Any]]) -> None:
         tokens, ids = result["tokens"], result["vocab_size"]
         print(f"{tokens['train']:,} training and {tokens['validation']:,} validation tokens of {ids:,} ids")
         print(result["manifest"])
+        print(result["report"])
 
 
 def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data_dir: str, stop: Stop) -> Prepared:
@@ -88,52 +98,107 @@ def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data
     if data.paths and not any(part.get("paths") == data.paths for part in data.sources.values()):
         raise ConfigError("data.paths is set, but no source reads it; add data=files")
     folder = Path(data_dir)
-    with _executor(executor) as workers, _bars(stop) as bar:
-        stages = [_collect("collect", data.sources, data.shard_bytes, folder, workers, bar)]
+    watch = PipelineTable(stop.check)
+    with alone(folder, stop.check, say), closing(watch), closing(build(executor)) as workers:
+        workspace = Workspace(folder, workers, _Foretold(watch, data, build(tokenizer), workers, folder))
+        stages = [_collected(data, data.sources, workspace, "collect")]
         for name, part in data.stages.items():
-            before = stages[-1]
-            advance = bar(name, before.total("bytes_out"))
-            stages.append(run_stage(name, dict(part), build(part), before, folder, workers, advance))
-        sides = _sides(data, stages, seed, folder, workers, bar)
-        trainer = build(tokenizer)
-        size = min(trainer.sample_bytes, sides["train"].total("bytes_out"))
-        tokenizer_file = train_tokenizer(trainer, dict(tokenizer), sides["train"], folder, bar("tokenizer", size))
-        size = sum(side.total("bytes_out") for side in sides.values())
-        shards = write_shards(tokenizer_file, sides, folder, workers, bar("tokenize", size))
-    return Prepared(shards, tokenizer_file, stages, sides)
+            stages.append(run_stage(name, dict(part), build(part), stages[-1], workspace))
+        shuffled, sides = _sides(data, stages, seed, workspace)
+        tokenizer_file = train_tokenizer(build(tokenizer), dict(tokenizer), sides["train"], workspace)
+        shards = write_shards(tokenizer_file, sides, workspace, [*stages, *shuffled, *sides.values()])
+        report = write_report(shards, stages, [*shuffled, *sides.values()])
+    return Prepared(shards, tokenizer_file, stages, sides, report)
 
 
-def _collect(name: str, sources: dict[str, Part], shard_bytes: int, folder: Path, workers: Executor, bar: Bar) -> Built:
-    settings = {
-        source: {key: value for key, value in part.items() if key != "paths"} for source, part in sources.items()
+@dataclass(frozen=True)
+class _Foretold:
+    """A watch that, before a large corpus is read, says what the build will take, and refuses a disk too small."""
+
+    inner: Watch
+    data: DataSettings
+    trainer: TokenizerTrainer
+    executor: Serial | Pool | Ray
+    folder: Path
+
+    def begin(self, name: str, weight: int) -> None:
+        if name == "collect" and weight >= SMALLEST_CORPUS:
+            self._foretell()
+        self.inner.begin(name, weight)
+
+    def done(self, name: str, weight: int, records: Sequence[ShardRecord]) -> None:
+        self.inner.done(name, weight, records)
+
+    def idle(self) -> None:
+        self.inner.idle()
+
+    def _foretell(self) -> None:
+        sources = {name: build(part) for name, part in self.data.sources.items()}
+        recipe = {name: (dict(part), build(part)) for name, part in self.data.stages.items()}
+        workers = self.executor.workers
+        if isinstance(self.executor, Pool):
+            workers = min(workers, os.cpu_count() or 1)
+        expected = estimate(
+            sources, recipe, limits_of(self.data), workers=workers, tokenizer_sample=self.trainer.sample_bytes
+        )
+        if expected:
+            say(
+                f"{byte_size(expected.corpus_bytes)} to build: expect about {duration(expected.seconds)} "
+                f"and {byte_size(expected.disk_bytes)} of disk in {self.folder}"
+            )
+            refuse_full_disk(expected, self.folder)
+
+
+def settings_of(sources: Mapping[str, Part]) -> dict[str, Any]:
+    """What the documents of each source depend on; paths may differ between machines, and shares change no document."""
+    return {
+        name: {key: value for key, value in part.items() if key not in ("paths", *SHARES)}
+        for name, part in sources.items()
     }
-    listing = list_files({source: build(part) for source, part in sources.items()}, settings, shard_bytes, folder)
-    return collect(listing, shard_bytes, folder, workers, bar(name, listing.bytes()), name)
+
+
+def limits_of(data: DataSettings) -> Limits:
+    return Limits(data.max_document_bytes, data.max_expansion, data.max_replaced)
+
+
+def _collected(data: DataSettings, parts: Mapping[str, Part], workspace: Workspace, name: str) -> Built:
+    sources = {source: build(part) for source, part in parts.items()}
+    return collect_sources(sources, settings_of(parts), limits_of(data), data.shard_bytes, workspace, name)
 
 
 def _sides(
-    data: DataSettings, stages: list[Built], seed: int, folder: Path, workers: Executor, bar: Bar
-) -> dict[str, Built]:
-    """Train and validation: two halves of the corpus, or the corpus and the texts at data.validation_paths."""
+    data: DataSettings, stages: list[Built], seed: int, workspace: Workspace
+) -> tuple[list[Built], dict[str, Built]]:
+    """Train and validation: two halves of the corpus, or the corpus and the texts at data.validation_paths.
+
+    Returns:
+        the stages on the way, and the two sides by name.
+    """
     _refuse_empty(stages)
-    size = stages[-1].total("bytes_out")
-    placed = place_documents(stages[-1], seed=seed, data_dir=folder, executor=workers, advance=bar("shuffle", size))
+    placed = place_documents(stages[-1], seed=seed, workspace=workspace)
     where = ranges(placed, data.validation_fraction)
-    held_out, validation_where = placed, where
+    held_out, validation_where, shuffled = placed, where, [placed]
     if data.validation_paths:
-        part = Part({"_target_": f"{Files.__module__}.Files", "paths": data.validation_paths, "text_field": "text"})
-        texts = _collect("validation_texts", {"validation": part}, data.shard_bytes, folder, workers, bar)
-        _refuse_empty([texts])
-        advance = bar("validation", texts.total("bytes_out"))
-        held_out = place_documents(texts, seed=seed, data_dir=folder, executor=workers, advance=advance)
-        where, validation_where = ALL_TRAINING, ALL_VALIDATION
-    sides = {}
-    for name, source, places in (("train", placed, where), ("validation", held_out, validation_where)):
-        advance = bar(name, int(source.total("bytes_out") * places.share(name)))
-        sides[name] = gather(
-            source, name, places, shard_bytes=data.shard_bytes, data_dir=folder, executor=workers, advance=advance
+        part = Part(
+            {
+                "_target_": f"{Files.__module__}.{Files.__name__}",
+                "paths": data.validation_paths,
+                "text_field": "text",
+                "unit": "file",
+                "extractor": "resiliparse",
+            }
         )
-    return sides
+        texts = _collected(data, {"validation": part}, workspace, "validation_texts")
+        _refuse_empty([texts])
+        held_out = place_documents(texts, seed=seed, workspace=workspace, name="shuffle_validation")
+        where, validation_where = ALL_TRAINING, ALL_VALIDATION
+        shuffled += [texts, held_out]
+    shard_bytes = data.shard_bytes or size_of_shards(stages[-1].total("bytes_out"))
+    sides = {
+        name: gather(source, name, places, shard_bytes=shard_bytes, workspace=workspace)
+        for name, source, places in (("train", placed, where), ("validation", held_out, validation_where))
+    }
+    return shuffled, sides
 
 
 def _refuse_empty(stages: list[Built]) -> None:
@@ -145,27 +210,3 @@ def _refuse_empty(stages: list[Built]) -> None:
         if (reasons := stage.summary()["reasons"])
     ]
     raise DataError("nothing is left of the corpus: " + ("; ".join(took) or "its documents hold no text"))
-
-
-@contextmanager
-def _executor(part: Part) -> Iterator[Executor]:
-    with closing(build(part)) as workers:
-        yield workers
-
-
-@contextmanager
-def _bars(stop: Stop) -> Iterator[Bar]:
-    """Progress bars that also look for a signal whenever one of them moves."""
-    with progress() as bars:
-
-        def bar(description: str, total: int) -> Callable[[int], None]:
-            stop.check()
-            move = bars(description, total)
-
-            def advance(amount: int) -> None:
-                move(amount, "")
-                stop.check()
-
-            return advance
-
-        yield bar

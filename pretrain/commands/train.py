@@ -17,6 +17,7 @@ from pretrain.commands.data import Prepared, prepare
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
+from pretrain.data.mixture import Share
 from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.errors import ConfigError, SamplingError
 from pretrain.evaluation.loss import Loss, Validation
@@ -69,7 +70,8 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     prepared = prepare(settings.data, settings.tokenizer, settings.executor, settings.seed, settings.data_dir, stop)
     manifest = read_manifest(prepared.folder)
     training, validation = (TokenStream(prepared.folder, name, manifest) for name in ("train", "validation"))
-    batches = Batches(training, settings.sequence_length, settings.rows, settings.seed)
+    shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
+    batches = Batches(training, settings.sequence_length, settings.rows, settings.seed, shares)
     folder = _run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -249,11 +251,14 @@ def build_model(part: Part, vocab_size: int) -> LanguageModel:
 
 def _limits(settings: TrainConfig, batches: Batches, update: Update) -> Limits:
     trainer = settings.trainer
-    if update.most_steps() is not None:  # reads everything once, however long that takes
-        return Limits(update.most_steps(), None, None)
+    steps = [trainer.max_steps, update.most_steps()]
     epoch_tokens = batches.rows_per_epoch * batches.sequence_length
     tokens = [trainer.max_tokens, None if trainer.epochs is None else int(trainer.epochs * epoch_tokens)]
-    return Limits(trainer.max_steps, min((most for most in tokens if most), default=None), trainer.max_seconds)
+    return Limits(_least(steps), _least(tokens), trainer.max_seconds)
+
+
+def _least(limits: list[int | None]) -> int | None:
+    return min((most for most in limits if most is not None), default=None)
 
 
 def _described(folder: Path, settings: TrainConfig, update: Update, state: TrainingState, device: torch.device) -> str:

@@ -1,15 +1,18 @@
 """Which tokens make batch number i: a pure function of (seed, i), so that a resume starts anywhere in O(1).
 
-A row is a fixed slice of the stream, `sequence_length` + 1 tokens, so that every token of it is a target once. An
-epoch visits all rows in the order of a keyed permutation, which needs no table.
+A row is a fixed slice of the stream of one source, `sequence_length` + 1 tokens, so that every token of it is a target
+once. An epoch of a source visits all of its rows in the order of a keyed permutation, which needs no table; which
+source a row comes from is told by the mixture.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
+from pretrain.data.mixture import Mixture, Share
+from pretrain.data.permutation import mixed, permuted
 from pretrain.data.shards import TokenStream
 from pretrain.errors import DataError
-
-ROUNDS = 4
 
 
 class Batches:
@@ -20,69 +23,66 @@ class Batches:
         sequence_length: targets a row.
         rows: rows a batch.
         seed: of the order.
+        shares: of the sources, by name; one that is not named counts by its size.
     Raises:
-        DataError: the stream is shorter than one row.
+        DataError: the stream, or a source that has a weight, is shorter than one row.
     """
 
-    def __init__(self, stream: TokenStream, sequence_length: int, rows: int, seed: int) -> None:
+    def __init__(
+        self,
+        stream: TokenStream,
+        sequence_length: int,
+        rows: int,
+        seed: int,
+        shares: Mapping[str, Share] | None = None,
+    ) -> None:
         self.stream = stream
         self.sequence_length = sequence_length
         self.rows = rows
         self.seed = seed
-        self.rows_per_epoch = (len(stream) - 1) // sequence_length
+        spans = stream.sources()
+        chosen = [(shares or {}).get(name, Share()) for name in spans]
+        self._starts = [start for start, _ in spans.values()]
+        self._sizes = [(stop - start - 1) // sequence_length for start, stop in spans.values()]
+        for (name, (start, stop)), size, share in zip(spans.items(), self._sizes, chosen, strict=True):
+            if size < 1 and share.weight is not None:
+                raise _too_short(f"the source {name}", stop - start, sequence_length)
+        self.rows_per_epoch = sum(self._sizes)
         if self.rows_per_epoch < 1:
-            raise DataError(
-                f"the {stream.name} split holds {len(stream)} tokens, fewer than a row of "
-                f"trainer.sequence_length={sequence_length} + 1; bring more text or a shorter row"
-            )
+            raise _too_short(f"the {stream.name} split", len(stream), sequence_length)
+        self.mixture = Mixture(self._sizes, chosen, seed)
 
     @property
     def tokens(self) -> int:
         """Targets in a batch."""
         return self.rows * self.sequence_length
 
+    @property
+    def most_batches(self) -> int | None:
+        """Batches after which every source has reached its maximum epochs; None: never."""
+        return None if self.mixture.most_rows is None else self.mixture.most_rows // self.rows
+
     def __getitem__(self, number: int) -> np.ndarray:
         """Batch `number`, (rows, sequence_length + 1) int64."""
         places = np.arange(number * self.rows, (number + 1) * self.rows, dtype=np.int64)
-        epochs, places = places // self.rows_per_epoch, places % self.rows_per_epoch
-        rows = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = permuted(places[here], self.rows_per_epoch, key=_mixed(self.seed, int(epoch)))
-        length = self.sequence_length
-        return np.stack([self.stream.read(row * length, row * length + length + 1) for row in rows.tolist()])
+        starts = self._token_starts(*self.mixture.places(places))
+        return np.stack([self.stream.read(start, start + self.sequence_length + 1) for start in starts.tolist()])
+
+    def _token_starts(self, sources: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Where rows start in the stream, given their sources and how many rows of the source came before each."""
+        starts = np.empty_like(counts)
+        for source in np.unique(sources).tolist():
+            size = self._sizes[source]
+            epochs, places = counts // size, counts % size
+            for epoch in np.unique(epochs[sources == source]).tolist():
+                here = (sources == source) & (epochs == epoch)
+                rows = permuted(places[here], size, key=mixed(mixed(self.seed, source), epoch))
+                starts[here] = self._starts[source] + rows * self.sequence_length
+        return starts
 
 
-def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a permutation of range(size), chosen by `key`, puts each of `places`.
-
-    A Feistel network permutes the next power of four; what falls outside `size` is sent through again until it falls
-    inside (cycle walking, Black & Rogaway 2002, https://web.cs.ucdavis.edu/~rogaway/papers/subset.pdf).
-    """
-    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = [np.uint64(_mixed(key, turn)) for turn in range(ROUNDS)]
-    result = places.astype(np.uint64)
-    outside = np.ones(len(result), bool)
-    while outside.any():
-        left, right = result[outside] >> half, result[outside] & mask
-        for turn in keys:
-            left, right = right, left ^ (_scrambled(right + turn) & mask)
-        result[outside] = (left << half) | right
-        outside = result >= size
-    return result.astype(np.int64)
-
-
-def _scrambled(values: np.ndarray) -> np.ndarray:
-    """A well mixed 64-bit number for each value (the finaliser of SplitMix64, Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = values ^ (values >> np.uint64(31))
-    return mixed
-
-
-def _mixed(first: int, second: int) -> int:
-    """One 64-bit key from two numbers."""
-    golden = 0x9E3779B97F4A7C15
-    value = np.array([(first * golden + second + 1) % 2**64], np.uint64)
-    return int(_scrambled(value * np.uint64(golden))[0])
+def _too_short(what: str, tokens: int, sequence_length: int) -> DataError:
+    return DataError(
+        f"{what} holds {tokens} tokens, fewer than a row of trainer.sequence_length={sequence_length} + 1; "
+        "bring more text or a shorter row"
+    )

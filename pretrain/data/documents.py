@@ -1,8 +1,12 @@
 """What a document is: one row of an Arrow table, the currency of the whole data pipeline."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 DOCUMENT = pa.schema(
     [
@@ -29,8 +33,10 @@ DROPPED = pa.schema(
     ]
 )
 
-# What a corpus-wide stage decides: the documents to drop, each with the one that stays in its place.
-DECISION = pa.schema([("id", pa.string()), ("survivor", pa.string()), ("value", pa.float64())])
+# What a stage that sees the whole corpus finds: two documents, by their places in the corpus, and how alike they are.
+LINK = pa.schema([("one", pa.int64()), ("other", pa.int64()), ("value", pa.float64())])
+
+Details = Callable[[NDArray[np.int64]], dict[int, NDArray[Any]]]  # what is known of documents, by place, ascending
 
 
 @dataclass(frozen=True)

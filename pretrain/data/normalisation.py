@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 
 from pretrain.data.documents import Drop, StageOutput, partition
+from pretrain.data.manifests import UNICODE
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # C0, DEL and C1, but for tab, LF and CR
 LINE_ENDINGS = re.compile(r"\r\n?")
@@ -26,15 +27,15 @@ class Normalise:
     """
 
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
 
     def __init__(self, *, unicode_form: Literal["NFC", "NFKC", "none"]) -> None:
         self.unicode_form: Literal["NFC", "NFKC", "none"] = unicode_form
 
     def __call__(self, documents: pa.Table) -> StageOutput:
         texts, removed = [], 0
-        for text in documents["text"].to_pylist():
-            printable, found = CONTROL_CHARACTERS.subn("", text)
+        for column in documents["text"]:
+            printable, found = _printable(column.as_py())
             texts.append(self._normalised(printable))
             removed += found
         drops = [None if text else Drop("empty", 0.0, 1.0, "no visible text is left") for text in texts]
@@ -47,4 +48,12 @@ class Normalise:
         # Control characters are gone by now: one between a letter and its accent would have kept the two apart.
         if self.unicode_form != "none" and not unicodedata.is_normalized(self.unicode_form, text):
             text = unicodedata.normalize(self.unicode_form, text)
-        return LEADING_BLANK_LINES.sub("", LINE_ENDINGS.sub("\n", text).rstrip())
+        if "\r" in text:
+            text = LINE_ENDINGS.sub("\n", text)
+        blank = LEADING_BLANK_LINES.match(text)
+        return text[blank.end() if blank else 0 :].rstrip()
+
+
+def _printable(text: str) -> tuple[str, int]:
+    """`text` without control characters, and how many they were."""
+    return CONTROL_CHARACTERS.subn("", text) if CONTROL_CHARACTERS.search(text) else (text, 0)

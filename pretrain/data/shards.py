@@ -6,7 +6,8 @@ manifest holds checksums, sizes, and the hash of the tokenizer.
 """
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pretrain.data.executors import Executor
-from pretrain.data.manifests import MANIFEST, checksum, key_of, read_json, write_json
-from pretrain.data.stages import Advance, Built
+from pretrain.data.manifests import MANIFEST, checksum, key_of, read_json, temporary_name, write_json
+from pretrain.data.stages import Built, Watch, Workspace
 from pretrain.errors import DataError
 from pretrain.tokenizers import bpe
 from pretrain.tokenizers.tokenizer import Tokenizer, TokenizerTrainer
 
-VERSION = 1
+VERSION = 2
 DOCUMENTS_AT_ONCE = 256
+MOST_OF_ONE = 1_000_000  # characters of one document in the tokenizer's sample: none shall make the vocabulary alone
 
 
 @dataclass
@@ -36,31 +37,32 @@ class TokenShard:
     bytes: int  # UTF-8
     characters: int
     words: int  # separated by white space
+    source: str  # the one that all its documents come from
 
 
-def train_tokenizer(
-    trainer: TokenizerTrainer, settings: dict[str, Any], train: Built, data_dir: Path, advance: Advance
-) -> Path:
+def train_tokenizer(trainer: TokenizerTrainer, settings: dict[str, Any], train: Built, workspace: Workspace) -> Path:
     """Train a tokenizer on the first `sample_bytes` of the shuffled training documents, or find it trained.
 
     Returns:
         its tokenizer.json, in a folder of its key.
     """
     key = key_of(settings=settings, code=trainer.version, libraries=trainer.libraries, inputs=[train.key])
-    path = data_dir / "tokenizers" / key / "tokenizer.json"
+    path = workspace.folder / "tokenizers" / key / "tokenizer.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tokenizer.{os.getpid()}.tmp")
-        trainer.train(_sample(train, trainer.sample_bytes, advance)).save(temporary)
+        temporary = temporary_name(path)
+        trainer.train(_sample(train, trainer.sample_bytes, workspace.watch)).save(temporary)
         temporary.rename(path)
     return path
 
 
 def write_shards(
-    tokenizer_file: Path, sides: dict[str, Built], data_dir: Path, executor: Executor, advance: Advance
+    tokenizer_file: Path, sides: dict[str, Built], workspace: Workspace, made_of: Sequence[Built] = ()
 ) -> Path:
     """Encode the documents of each side into token shards, or find them written.
 
+    Args:
+        made_of: every stage on the way, named in the manifest so that `pretrain data clean` knows what it needs.
     Returns:
         the folder of shards and manifest.
     Raises:
@@ -68,20 +70,29 @@ def write_shards(
     """
     tokenizer_hash = checksum(tokenizer_file)
     key = key_of(settings={}, code=VERSION, inputs=[tokenizer_hash, *(f"{n} {b.key}" for n, b in sides.items())])
-    folder = data_dir / "tokens" / key
+    folder = workspace.folder / "tokens" / key
     if read_json(folder / MANIFEST) is not None:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    advance(0)
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a build that was killed
     tasks = [
-        _Task(tokenizer_file, file, shard.bytes_out, folder, f"{name}-{index:05d}", last=index == len(built.shards) - 1)
+        _Task(
+            tokenizer_file,
+            file,
+            shard.bytes_out,
+            folder,
+            f"{name}-{index:05d}",
+            last=index == len(built.shards) - 1,
+        )
         for name, built in sides.items()
         for index, (file, shard) in enumerate(zip(built.files(), built.shards, strict=True))
     ]
     shards: dict[str, TokenShard] = {}
-    for task, shard in executor.map(_encode, tasks):
+    workspace.watch.begin("tokenize", sum(task.bytes for task in tasks))
+    for task, shard in workspace.executor.map(_encode, tasks, workspace.watch.idle):
         shards[task.name] = shard
-        advance(task.bytes)
+        workspace.watch.done("tokenize", task.bytes, [])
     tokenizer = bpe.load(tokenizer_file)
     manifest = {
         "key": key,
@@ -89,6 +100,7 @@ def write_shards(
         "vocab_size": tokenizer.vocab_size,
         "end_of_text": tokenizer.end_of_text,
         "dtype": _dtype(tokenizer).name,
+        "made_of": [f"tokenizers/{tokenizer_file.parent.name}", *(f"stages/{built.folder.name}" for built in made_of)],
         "splits": {
             name: [asdict(shards[f"{name}-{index:05d}"]) for index in range(len(built.shards))]
             for name, built in sides.items()
@@ -123,6 +135,15 @@ class TokenStream:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def sources(self) -> dict[str, tuple[int, int]]:
+        """Where the tokens of each source begin and end, in order; the end-of-text behind a source is its own too."""
+        spans: dict[str, tuple[int, int]] = {}
+        for shard, start in zip(self.shards, self._starts.tolist(), strict=False):
+            if shard.tokens:
+                first, _ = spans.get(shard.source, (start, start))
+                spans[shard.source] = (first, min(start + shard.tokens + 1, len(self)))
+        return spans
 
     def verify(self) -> None:
         """Compare every shard with its checksum.
@@ -182,12 +203,12 @@ def _encode(task: _Task) -> TokenShard:
         return TokenShard(**done)
     tokenizer = bpe.load(task.tokenizer)
     dtype = _dtype(tokenizer)
-    shard = TokenShard(f"{task.name}.bin", "", 0, 0, 0, 0, 0)
+    shard = TokenShard(f"{task.name}.bin", "", 0, 0, 0, 0, 0, "")
     starts: list[int] = []
     path = task.folder / shard.file
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     with temporary.open("wb") as file:
-        for names, texts in _batches(task.documents):
+        for names, texts, shard.source in _batches(task.documents):
             for name, text, ids in zip(names, texts, tokenizer.encode_batch(texts), strict=True):
                 if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
                     raise DataError(f"document {name}: token id {ids.max()} is outside {tokenizer.vocab_size} ids")
@@ -214,18 +235,41 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
 
 
-def _batches(file: Path) -> Iterator[tuple[list[str], list[str]]]:
-    for batch in pq.ParquetFile(file).iter_batches(DOCUMENTS_AT_ONCE, columns=["id", "text"]):
-        yield batch["id"].to_pylist(), batch["text"].to_pylist()
+def _batches(file: Path) -> Iterator[tuple[list[str], list[str], str]]:
+    """Ids and texts of some documents at a time, and the source that all documents of the shard come from."""
+    for batch in pq.ParquetFile(file).iter_batches(DOCUMENTS_AT_ONCE, columns=["id", "text", "source"]):
+        if len(batch):
+            yield batch["id"].to_pylist(), batch["text"].to_pylist(), batch["source"][0].as_py()
 
 
-def _sample(train: Built, most: int, advance: Advance) -> Iterator[str]:
-    """Training texts in order, until `most` bytes are out."""
-    for _, texts in (batch for file in train.files() for batch in _batches(file)):
-        for text in texts:
-            if most <= 0:
-                return
-            size = len(text.encode())
-            most -= size
-            advance(size)
-            yield text
+def _sample(train: Built, most: int, watch: Watch) -> Iterator[str]:
+    """Training texts, of each source in order and by its size, until `most` bytes are out."""
+    sizes: Counter[str] = Counter()
+    files: dict[str, list[Path]] = {}
+    for shard, file in zip(train.shards, train.files(), strict=True):
+        source = next((source for _, _, source in _batches(file)), None)
+        if source is not None:
+            sizes[source] += shard.bytes_out
+            files.setdefault(source, []).append(file)
+    watch.begin("tokenizer", min(most, train.total("bytes_out")))
+    texts = {source: _texts(files[source]) for source in files}
+    taken: Counter[str] = Counter()
+    while most > 0 and texts:
+        source = min(texts, key=lambda source: taken[source] / max(1, sizes[source]))
+        whole = next(texts[source], None)
+        if whole is None:
+            del texts[source]
+            continue
+        taken[source] += len(whole.encode())
+        text = whole[:MOST_OF_ONE]
+        size = len(text.encode())
+        most -= size
+        watch.idle()
+        watch.done("tokenizer", size, [])
+        yield text
+
+
+def _texts(files: Sequence[Path]) -> Iterator[str]:
+    for file in files:
+        for _, texts, _ in _batches(file):
+            yield from texts

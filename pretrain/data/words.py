@@ -6,9 +6,12 @@ Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces, so t
 """
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+PIECE = 1_000_000  # characters whose words are strings at the same time, where that is enough
 
 _SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
@@ -25,12 +28,25 @@ _MARKS = (
 )
 _LETTERS = rf"[^\W{_SPACELESS}]"
 _WORD = re.compile(rf"{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*|[{_SPACELESS}]")
+_BORDER = re.compile(rf"\s|(?<=[{_SPACELESS}])(?=[{_SPACELESS}])")
 _NO_SPACE = re.compile(rf"(?<=[{_SPACELESS}]) (?=[{_SPACELESS}])")
 
 
 def words(text: str) -> list[str]:
     """The words of `text`, in order."""
     return _WORD.findall(text)
+
+
+def pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of PIECE characters or a little more, cut where no word is."""
+    start = 0
+    while len(text) - start > PIECE:
+        border = _BORDER.search(text, start + PIECE)
+        if not border:
+            break
+        yield text[start : border.start()]
+        start = border.start()
+    yield text[start:] if start else text
 
 
 def joined(items: list[str]) -> str:

@@ -28,3 +28,21 @@ def decimal(value: float | None, places: int = 4) -> str:
 
 def megabytes(size: int) -> str:
     return f"{size / 1e6:,.2f} MB"
+
+
+def byte_size(size: float) -> str:
+    """Bytes in the unit that suits them: 1.2 GB."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.{0 if size >= 100 * unit else 1}f} {name}"
+    return f"{size:,.0f} B"
+
+
+def share(part: float, whole: float = 1) -> str:
+    """`part` of `whole` in per cent; what is not quite all never shows as 100 %, nor what is not nothing as 0 %."""
+    if not whole:
+        return "–"
+    fraction = part / whole
+    if 0 < abs(fraction - round(fraction)) < 0.0005:
+        return "< 0.1 %" if fraction < 0.5 else f"{'> 99.9' if fraction < 1 else f'{fraction:.1%}'[:-1]} %"
+    return f"{100 * fraction:.1f} %"

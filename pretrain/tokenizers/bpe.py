@@ -4,7 +4,8 @@ Every byte is a token before the first merge, so every text can be encoded (Radf
 https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf).
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -17,6 +18,11 @@ from pretrain.errors import DataError
 from pretrain.tokenizers.tokenizer import END_OF_TEXT
 
 BYTES = 256
+PIECE = 100_000  # characters of a long text that are encoded as one
+AT_ONCE = 1_000_000  # characters that are encoded at the same time
+LONG_RUN = re.compile(r"(\S{1000})(?=\S)")  # the trainer takes the square of its length for a word
+# GPT-2's pattern always splits before a single space between two words, and between a letter and a mark behind it.
+BORDER = re.compile(r"(?<=\S) (?=\S)|(?<=[^\W_])[。、！？「」『』（）]")
 
 
 class BytePairEncoding:
@@ -47,7 +53,7 @@ class BytePairEncoding:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator((LONG_RUN.sub(r"\1\n", text) for text in texts), trainer)
         return BytePairTokenizer(backend)
 
 
@@ -69,7 +75,25 @@ class BytePairTokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array(encoding.ids, self._dtype) for encoding in self.backend.encode_batch_fast(list(texts))]
+        """The ids of each text; long ones are encoded in pieces, so that the library holds little at a time."""
+        ids: list[list[np.ndarray]] = [[] for _ in texts]
+        waiting: list[tuple[int, str]] = []
+        size = 0
+        for number, text in enumerate(texts):
+            for piece in _pieces(text):
+                waiting.append((number, piece))
+                size += len(piece)
+                if size >= AT_ONCE:
+                    self._encode(waiting, ids)
+                    waiting, size = [], 0
+        self._encode(waiting, ids)
+        return [np.concatenate(parts) for parts in ids]
+
+    def _encode(self, pieces: list[tuple[int, str]], ids: list[list[np.ndarray]]) -> None:
+        """Append the ids of each piece to those of the text whose number it has."""
+        encoded = self.backend.encode_batch_fast([piece for _, piece in pieces])
+        for (number, _), encoding in zip(pieces, encoded, strict=True):
+            ids[number].append(np.array(encoding.ids, self._dtype))
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.backend.decode(list(ids), skip_special_tokens=True)
@@ -77,6 +101,20 @@ class BytePairTokenizer:
 
     def save(self, path: Path) -> None:
         self.backend.save(str(path))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of PIECE characters or more, whose tokens together are those of the whole.
+
+    Where a text has no border for as long again, it is cut all the same: its tokens there may be others, its text not.
+    """
+    start = 0
+    while len(text) - start > 2 * PIECE:
+        border = BORDER.search(text, start + PIECE, start + 2 * PIECE)
+        end = border.start() if border else start + 2 * PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def load(path: Path) -> BytePairTokenizer:

@@ -96,8 +96,8 @@ class GradientUpdate:
         self.stop = stop
         self.max_grad_norm = max_grad_norm
 
-    def most_steps(self) -> None:
-        return None
+    def most_steps(self) -> int | None:
+        return self.batches.most_batches
 
     def step(self, number: int, progress: float) -> StepResult:
         torch.manual_seed((self.seed * 1_000_003 + number) % 2**63)

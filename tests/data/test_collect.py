@@ -10,11 +10,11 @@ from pretrain.data.collect import collect, list_files, quarantine
 from pretrain.data.documents import DOCUMENT
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.sources.files import Files
+from pretrain.data.sources.reading import Limits
+from pretrain.data.stages import Silent, Workspace
 from pretrain.errors import DataError
 
-
-def silent(_):
-    pass
+LIMITS = Limits(document_bytes=64_000_000, expansion=200.0, replaced=0.01)
 
 
 @pytest.fixture
@@ -29,14 +29,18 @@ def data_dir(tmp_path):
     return tmp_path / "data"
 
 
-def listing_of(folder, data_dir, name="files", shard_bytes=10**6):
-    source = Files(paths=[str(folder)], text_field="text")
-    return list_files({name: source}, {name: {"text_field": "text"}}, shard_bytes, data_dir)
+def files_at(*paths, **more):
+    settings = {"text_field": "text", "unit": "file", "extractor": "resiliparse", **more}
+    return Files(paths=[str(path) for path in paths], **settings)
 
 
-def collected(folder, data_dir, name="files", shard_bytes=10**6, executor=None):
-    listing = listing_of(folder, data_dir, name, shard_bytes)
-    return collect(listing, shard_bytes, data_dir, executor or Serial(), silent)
+def listing_of(folder, data_dir, name="files", shard_bytes=10**6, limits=LIMITS):
+    return list_files({name: files_at(folder)}, {name: {"text_field": "text"}}, limits, shard_bytes, data_dir)
+
+
+def collected(folder, data_dir, name="files", shard_bytes=10**6, executor=None, limits=LIMITS):
+    listing = listing_of(folder, data_dir, name, shard_bytes, limits)
+    return collect(listing, Workspace(data_dir, executor or Serial(), Silent()))
 
 
 def rows_of(built):
@@ -70,16 +74,29 @@ def test_what_cannot_be_read_is_quarantined_with_file_and_line(corpus, data_dir)
     places = [(entry["file"], entry["line"]) for entry in quarantine(built)]
     assert places == [("b.jsonl", line) for line in (2, 3, 4, 5)]
     assert all(entry["reason"] for entry in quarantine(built))
-    assert built.summary()["reasons"] == {"quarantined": 4}
+    assert built.summary()["reasons"] == {"no_text": 3, "not_json": 1}
     assert (built.total("documents_in"), built.total("documents_out")) == (7, 3)
 
 
 def test_replaced_bytes_are_counted(corpus, data_dir):
-    (corpus / "a.txt").write_bytes(b"a\xff\xfeb")
+    (corpus / "a.txt").write_bytes(b"a\xff\xfeb" + b"." * 300)
     (corpus / "b.jsonl").write_bytes(rb'{"text": "\ud800"}')
+    (corpus / "c.txt").write_bytes(b"a\0b" + b"." * 300)
     built = collected(corpus, data_dir)
-    assert [row["text"] for row in rows_of(built)] == ["a\ufffd\ufffdb", "\ufffd"]
-    assert built.summary()["counters"] == {"replaced": 3}
+    assert [row["text"].rstrip(".") for row in rows_of(built)] == ["a\ufffd\ufffdb", "\ufffd", "a\ufffdb"]
+    assert built.summary()["counters"] == {"replaced": 4}
+    assert quarantine(built) == []
+
+
+def test_a_text_with_too_many_broken_bytes_is_refused(corpus, data_dir):
+    """Of 1000 characters 10 may be broken: one in a hundred."""
+    for broken in (10, 11):
+        (corpus / f"{broken}.txt").write_bytes(b"\xff" * broken + b"." * (1000 - broken))
+        (corpus / f"{broken}.md").write_bytes(b"\0" * broken + b"." * (1000 - broken))
+    built = collected(corpus, data_dir)
+    assert [row["source_id"] for row in rows_of(built)] == ["10.md", "10.txt"]
+    assert built.summary()["reasons"] == {"not_text": 2}
+    assert quarantine(built)[0]["reason"] == "11 of 1,000 characters are not text in UTF-8"
 
 
 def test_hostile_names_and_ids_reach_the_shards(corpus, data_dir):
@@ -194,4 +211,4 @@ def test_a_corpus_without_files_is_refused(corpus, data_dir):
     with pytest.raises(DataError, match="the corpus is empty: no file in files"):
         listing_of(corpus, data_dir)
     with pytest.raises(DataError, match="the corpus is empty"):
-        list_files({}, {}, 100, data_dir)
+        list_files({}, {}, LIMITS, 100, data_dir)

@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.shards import TokenStream, read_manifest, train_tokenizer, write_shards
+from pretrain.data.stages import Silent, Workspace
 from pretrain.errors import DataError
 from pretrain.tokenizers import bpe
 from pretrain.tokenizers.bpe import BytePairEncoding
 
 EOT = 0
-
-
-def silent(_):
-    pass
 
 
 @pytest.fixture
@@ -28,7 +25,7 @@ def shards_of(shard_documents, tokenizer_file, tmp_path):
 
     def write(train, validation=(["held out"],), executor=None, data_dir=tmp_path):
         sides = {"train": shard_documents(train, data_dir), "validation": shard_documents(validation, data_dir)}
-        return write_shards(tokenizer_file, sides, data_dir, executor or Serial(), silent)
+        return write_shards(tokenizer_file, sides, Workspace(data_dir, executor or Serial(), Silent()))
 
     return write
 
@@ -190,16 +187,17 @@ def test_a_token_outside_the_vocabulary_names_the_document(shard_documents, toke
     assert tail < 5000
     side = shard_documents([["xyz", "a"]], tmp_path)
     with pytest.raises(DataError, match="document 0001: token id 5000 is outside"):
-        write_shards(holed, {"train": side}, tmp_path, Serial(), silent)
+        write_shards(holed, {"train": side}, Workspace(tmp_path, Serial(), Silent()))
 
 
 def test_the_tokenizer_is_trained_once_on_the_beginning_of_the_training_text(shard_documents, tmp_path):
     train = shard_documents([["ab " * 50, "cd " * 50]], tmp_path)
+    at = Workspace(tmp_path, Serial(), Silent())
     trainer = BytePairEncoding(vocab_size=260, sample_bytes=100)
-    path = train_tokenizer(trainer, {"vocab_size": 260}, train, tmp_path, silent)
+    path = train_tokenizer(trainer, {"vocab_size": 260}, train, at)
     assert len(bpe.load(path).encode("ab ab ab")) < 8
     assert len(bpe.load(path).encode("cd cd cd")) == 8
     written = path.stat().st_mtime_ns
-    assert train_tokenizer(trainer, {"vocab_size": 260}, train, tmp_path, silent) == path
+    assert train_tokenizer(trainer, {"vocab_size": 260}, train, at) == path
     assert path.stat().st_mtime_ns == written
-    assert train_tokenizer(trainer, {"vocab_size": 261}, train, tmp_path, silent) != path
+    assert train_tokenizer(trainer, {"vocab_size": 261}, train, at) != path

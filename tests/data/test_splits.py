@@ -8,12 +8,8 @@ import pytest
 
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.splits import ALL_TRAINING, ALL_VALIDATION, gather, place_documents, ranges
-from pretrain.data.stages import ROWS_AT_ONCE
+from pretrain.data.stages import ROWS_AT_ONCE, Silent, Workspace
 from pretrain.errors import DataError
-
-
-def silent(_):
-    pass
 
 
 @pytest.fixture
@@ -21,10 +17,10 @@ def split(shard_documents, tmp_path):
     """A function from lists of texts, a list a shard, to the documents of both sides, shard by shard."""
 
     def run(shards, fraction=0.1, seed=1, shard_bytes=10**9, executor=None, data_dir=tmp_path):
-        rest = {"data_dir": data_dir, "executor": executor or Serial(), "advance": silent}
-        placed = place_documents(shard_documents(shards, data_dir), seed=seed, **rest)
+        at = Workspace(data_dir, executor or Serial(), Silent())
+        placed = place_documents(shard_documents(shards, data_dir), seed=seed, workspace=at)
         where = ranges(placed, fraction)
-        sides = {n: gather(placed, n, where, shard_bytes=shard_bytes, **rest) for n in ("train", "validation")}
+        sides = {n: gather(placed, n, where, shard_bytes=shard_bytes, workspace=at) for n in ("train", "validation")}
         return {name: [pq.read_table(file).to_pylist() for file in side.files()] for name, side in sides.items()}
 
     return run
@@ -129,18 +125,17 @@ def test_serial_and_pool_give_the_same_bytes(split, tmp_path):
 
 
 def test_all_documents_can_be_named_one_side(shard_documents, tmp_path):
-    rest = {"data_dir": tmp_path, "executor": Serial(), "advance": silent}
-    placed = place_documents(shard_documents([NUMBERED[:50]], tmp_path), seed=1, **rest)
+    at = Workspace(tmp_path, Serial(), Silent())
+    placed = place_documents(shard_documents([NUMBERED[:50]], tmp_path), seed=1, workspace=at)
     for where, sizes in ((ALL_TRAINING, (50, 0)), (ALL_VALIDATION, (0, 50))):
-        sides = [gather(placed, name, where, shard_bytes=10**9, **rest) for name in ("train", "validation")]
+        sides = [gather(placed, name, where, shard_bytes=10**9, workspace=at) for name in ("train", "validation")]
         assert tuple(side.total("documents_out") for side in sides) == sizes
 
 
 def test_a_corpus_without_documents_is_refused(shard_documents, tmp_path):
+    empty = shard_documents([[], []], tmp_path)
     with pytest.raises(DataError, match="nothing is left of the corpus"):
-        place_documents(
-            shard_documents([[], []], tmp_path), seed=1, data_dir=tmp_path, executor=Serial(), advance=silent
-        )
+        place_documents(empty, seed=1, workspace=Workspace(tmp_path, Serial(), Silent()))
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])

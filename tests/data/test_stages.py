@@ -1,19 +1,22 @@
 """Stages over shards: done once, gone on with when killed, the same bytes whoever does the work."""
 
+import json
 import os
 import signal
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pretrain.data import stages
-from pretrain.data.documents import DECISION, DOCUMENT, DROPPED, Drop, partition
+from pretrain.data.documents import DOCUMENT, DROPPED, LINK, Drop, partition
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.manifests import key_of
-from pretrain.data.stages import run_stage
+from pretrain.data.running import run_stage
+from pretrain.data.stages import Silent, Workspace, row_groups
 from pretrain.errors import DataError, Interrupted
 
 SHARDS = [
@@ -67,30 +70,57 @@ class FirstOfEach:
     rule: ClassVar[str] = "repeated"
     threshold = 0.5
 
-    def sketch(self, documents: pa.Table) -> pa.Table:
-        return documents.select(["id", "text"])
+    def sketch(self, documents: pa.Table) -> tuple[pa.Table, pa.Array]:
+        texts = documents["text"].to_pylist()
+        keys = np.array([len(text) for text in texts], np.uint64) * np.uint64(2**64 // 30)
+        details = pa.array([[ord(character) for character in text] for text in texts], pa.large_list(pa.uint32()))
+        return pa.table({"row": pa.array(range(len(documents)), pa.int64()), "key": keys}), details
 
-    def resolve(self, sketches: list[Path]) -> pa.Table:
-        first: dict[str, str] = {}
-        rows = []
-        for row in pa.concat_tables([pq.read_table(file) for file in sketches]).to_pylist():
-            survivor = first.setdefault(row["text"], row["id"])
-            if survivor != row["id"]:
-                rows.append({"id": row["id"], "survivor": survivor, "value": 1.0})
-        return pa.Table.from_pylist(rows, schema=DECISION)
+    def link(self, keys: pa.Table, details: Any) -> pa.Table:
+        places = sorted(keys["document"].to_pylist())
+        known = details(np.array(places, np.int64))
+        firsts: dict[bytes, int] = {}
+        links = [(firsts.setdefault(known[place].tobytes(), place), place, 1.0) for place in places]
+        rows = [dict(zip(LINK.names, link, strict=True)) for link in links if link[0] != link[1]]
+        return pa.Table.from_pylist(rows, schema=LINK)
 
 
-def silent(_):
-    pass
+class Told(Silent):
+    """A watch that remembers."""
+
+    def __init__(self) -> None:
+        self.whole: list[int] = []
+        self.parts: list[int] = []
+
+    def begin(self, name, weight):
+        self.whole.append(weight)
+
+    def done(self, name, weight, records):
+        self.parts.append(weight)
+
+
+class StopAfterOne(Silent):
+    """A watch that stops the build once a shard is done."""
+
+    stopping = False
+
+    def done(self, name, weight, records):
+        self.stopping = weight > 0
+
+    def idle(self):
+        if self.stopping:
+            raise Interrupted("stopped")
 
 
 @pytest.fixture
 def run(shard_documents, tmp_path):
     """A function that runs a stage over SHARDS."""
 
-    def run(stage, executor=None, settings=None, data_dir=tmp_path, shards=SHARDS, advance=silent):
+    def run(stage, executor=None, settings=None, data_dir=tmp_path, shards=SHARDS, watch=None):
         before = shard_documents(shards, data_dir)
-        return run_stage("stage", settings or {}, stage, before, data_dir, executor or Serial(), advance)
+        return run_stage(
+            "stage", settings or {}, stage, before, Workspace(data_dir, executor or Serial(), watch or Silent())
+        )
 
     return run
 
@@ -107,8 +137,8 @@ def kept(built):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a finished stage but the one that holds the time it took, and what a kill left half written."""
-    files = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != "timing.json")
+    """Every file of a finished stage but the one that holds what it cost, and what a kill left half written."""
+    files = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != "cost.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -151,6 +181,7 @@ def test_the_summary_counts_documents_bytes_reasons_and_counters(run):
     texts = [text for shard in SHARDS for text in shard]
     summary = built.summary()
     assert summary.pop("seconds") > 0
+    assert summary.pop("peak_memory") > 1_000_000
     assert summary == {
         "name": "stage",
         "documents_in": 7,
@@ -186,7 +217,9 @@ def test_a_build_that_stopped_half_way_goes_on_with_the_shards_left(run, tmp_pat
         run(failing)
     (folder,) = (tmp_path / "stages").glob("stage-*")
     before = times(folder)
-    assert set(before) == {"00000.json", "00000.parquet", "dropped/00000.parquet"}
+    # The longest shards come first, and the one that fails is the third.
+    done = {"00000.json", "00000.parquet", "dropped/00000.parquet", "00003.json", "00003.parquet"}
+    assert set(before) == done
     built = run(failing)
     assert times(folder).items() >= before.items()
     assert content(built.folder) == undisturbed
@@ -213,12 +246,8 @@ def test_a_killed_worker_changes_no_byte(run, tmp_path, pool):
 
 
 def test_a_signal_between_shards_keeps_those_that_are_done(run, tmp_path):
-    def interrupt(amount):
-        if amount:
-            raise Interrupted("stopped")
-
     with pytest.raises(Interrupted):
-        run(LongEnough(), advance=interrupt)
+        run(LongEnough(), watch=StopAfterOne())
     (folder,) = (tmp_path / "stages").glob("stage-*")
     before = times(folder)
     assert "00000.json" in before
@@ -229,13 +258,15 @@ def test_a_signal_between_shards_keeps_those_that_are_done(run, tmp_path):
 
 def test_progress_reaches_the_bytes_of_all_shards_in_any_run(run, tmp_path):
     total = sum(len(text.encode()) for shard in SHARDS for text in shard)
-    told: list[int] = []
+    told = Told()
     with pytest.raises(ValueError):
-        run(Fails("x", tmp_path / "failed"), advance=told.append)
-    assert 0 < sum(told) < total
-    again: list[int] = []
-    run(Fails("x", tmp_path / "failed"), advance=again.append)
-    assert sum(again) == total
+        run(Fails("x", tmp_path / "failed"), watch=told)
+    assert told.whole == [total]
+    assert 0 < sum(told.parts) < total
+    again = Told()
+    run(Fails("x", tmp_path / "failed"), watch=again)
+    assert again.whole == [total]
+    assert sum(again.parts) == total
 
 
 def test_the_key_follows_settings_code_libraries_and_input_only(run, tmp_path, pool):
@@ -281,7 +312,7 @@ def test_a_corpus_stage_removes_what_it_decides_across_shards(run):
 def test_stages_that_are_chained_pass_documents_on(shard_documents, tmp_path):
     before = shard_documents(SHARDS, tmp_path)
     for name, stage in (("long_enough", LongEnough()), ("first_of_each", FirstOfEach())):
-        before = run_stage(name, {}, stage, before, tmp_path, Serial(), silent)
+        before = run_stage(name, {}, stage, before, Workspace(tmp_path, Serial(), Silent()))
     assert kept(before) == [SHARDS[0][0], SHARDS[0][2], "one more text"]
     assert before.total("documents_in") == 4
 
@@ -293,11 +324,55 @@ def test_a_damaged_record_is_named(run):
         run(LongEnough())
 
 
-def test_a_table_that_cannot_be_written_leaves_no_file(tmp_path, monkeypatch):
+def test_a_shard_that_cannot_be_written_leaves_no_file(run, shard_documents, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    shard_documents(SHARDS, tmp_path)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        stages.write_table(pa.table({"a": [1]}), tmp_path / "table.parquet")
-    assert not list(tmp_path.iterdir())
+        run(LongEnough())
+    assert not [path for path in tmp_path.glob("stages/stage-*/**/*") if path.is_file()]
+
+
+def test_a_stage_reads_and_writes_one_row_group_at_a_time(run, monkeypatch):
+    monkeypatch.setattr(stages, "ROWS_AT_ONCE", 3)
+    seen: list[int] = []
+
+    class Looks(LongEnough):
+        def __call__(self, batch):
+            seen.append(len(batch))
+            return super().__call__(batch)
+
+    texts = [f"a long enough text, {number}" for number in range(10)]
+    built = run(Looks(), shards=[texts])
+    assert seen == [3, 3, 3, 1]
+    assert kept(built) == texts
+    assert len(list(row_groups(built.files()[0]))) == 4
+    assert built.summary()["counters"] == {"characters": sum(map(len, texts))}
+
+
+def test_what_a_killed_build_left_half_written_is_removed(run):
+    built = run(LongEnough())
+    (built.folder / "manifest.json").unlink()
+    leftovers = [built.folder / ".00001.parquet.host.1.tmp", built.folder / "dropped" / ".00001.parquet.host.1.tmp"]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half a fi")
+    assert run(LongEnough()).shards == built.shards
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+def test_the_cost_of_a_stage_adds_up_over_the_runs_that_it_took(run, tmp_path):
+    with pytest.raises(ValueError):
+        run(Fails("x", tmp_path / "failed"))
+    built = run(Fails("x", tmp_path / "failed"))
+    assert built.seconds > 0
+    assert built.peak_memory > 1_000_000
+    assert json.loads((built.folder / "cost.json").read_text()) == {
+        "seconds": built.seconds,
+        "peak_memory": built.peak_memory,
+    }
+    (built.folder / "manifest.json").unlink()
+    again = run(Fails("x", tmp_path / "failed"))
+    assert again.seconds > built.seconds
+    assert again.key == built.key

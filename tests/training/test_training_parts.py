@@ -24,7 +24,7 @@ V = 17
 def stream(folder: Path, length: int = 400) -> TokenStream:
     tokens = np.random.default_rng(0).integers(0, V, length).astype("<u2")
     tokens.tofile(folder / "train-00000.bin")
-    shard = {"file": "train-00000.bin", "checksum": "", "tokens": length, "documents": 1}
+    shard = {"file": "train-00000.bin", "checksum": "", "tokens": length, "documents": 1, "source": "test"}
     manifest = {"dtype": "uint16", "splits": {"train": [shard | {"bytes": 1, "characters": 1, "words": 1}]}}
     return TokenStream(folder, "train", manifest)
 

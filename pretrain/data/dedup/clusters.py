@@ -4,18 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def first_equal(rows: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each row of a (N, K) array, the index of the first row that equals it."""
-    if not len(rows):
-        return np.zeros(0, np.int64)
-    order = np.lexsort(rows.T)  # stable: equal rows stay in their order
-    ordered = rows[order]
-    leads = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])
-    first = np.empty(len(rows), np.int64)
-    first[order] = order[leads][np.cumsum(leads) - 1]
-    return first
-
-
 class Clusters:
     """A union-find over documents 0 to N - 1, each at first a cluster of its own."""
 
@@ -39,3 +27,26 @@ class Clusters:
         while not np.array_equal(grandparents := self._parents[self._parents], self._parents):
             self._parents = grandparents
         return self._parents.copy()
+
+
+def clustered(
+    one: NDArray[np.int64], other: NDArray[np.int64], value: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """What links between documents, in any numbering, make of them.
+
+    Args:
+        one, other: (L,) the two documents of each link.
+        value: (L,) how alike they are.
+    Returns:
+        the documents that are not the first of their cluster, ascending; the first one of each; and the highest value
+        of the links of each that are given (links between documents already known to belong together need not be).
+    """
+    documents, places = np.unique(np.concatenate([one, other]), return_inverse=True)
+    clusters = Clusters(len(documents))
+    closest = np.zeros(len(documents))
+    np.maximum.at(closest, places, np.concatenate([value, value]))
+    for here, there in places.reshape(2, -1).T.tolist():
+        clusters.join(here, there)
+    firsts = clusters.firsts()
+    gone = np.flatnonzero(firsts != np.arange(len(documents)))
+    return documents[gone], documents[firsts[gone]], closest[gone]

@@ -1,18 +1,13 @@
 """Exact duplicates: documents with the same text, found by a 128-bit hash of it."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from pretrain.data.dedup.clusters import first_equal
-from pretrain.data.documents import DECISION
-
-SKETCH = pa.schema([("id", pa.string()), ("hash", pa.binary(16))])
+from pretrain.data.documents import LINK, Details
+from pretrain.data.words import pieces
 
 
 class ExactDuplicates:
@@ -32,23 +27,28 @@ class ExactDuplicates:
         self.ignore_case = ignore_case
         self.ignore_space = ignore_space
 
-    def sketch(self, documents: pa.Table) -> pa.Table:
-        """The hash of each document's text (SKETCH)."""
-        hashes = [self._hash(text) for text in documents["text"].to_pylist()]
-        return pa.table([documents["id"], pa.array(hashes, pa.binary(16))], schema=SKETCH)
+    def sketch(self, documents: pa.Table) -> tuple[pa.Table, None]:
+        """Each text's hash, in two halves."""
+        hashes = b"".join(self._hash(text) for text in documents["text"].to_pylist())
+        halves = np.frombuffer(hashes, np.uint64).reshape(-1, 2)
+        rows = pa.array(np.arange(len(documents)))
+        return pa.table({"row": rows, "key": halves[:, 0], "rest": halves[:, 1]}), None
 
-    def resolve(self, sketches: Sequence[Path]) -> pa.Table:
-        """The documents to drop (DECISION), in corpus order, which is the order of `sketches`; `value` is always 1."""
-        corpus = pa.concat_tables([SKETCH.empty_table(), *(pq.read_table(path, schema=SKETCH) for path in sketches)])
-        halves = np.frombuffer(b"".join(corpus["hash"].to_pylist()), np.uint64).reshape(-1, 2)
-        first = first_equal(halves)
-        repeats = np.flatnonzero(first != np.arange(len(first)))
-        ids = corpus["id"]
-        return pa.table([ids.take(repeats), ids.take(first[repeats]), np.ones(len(repeats))], schema=DECISION)
+    def link(self, keys: pa.Table, details: Details) -> pa.Table:
+        """Each document with the first that has its hash; the value is always 1."""
+        key, rest, document = (keys[name].to_numpy() for name in ("key", "rest", "document"))
+        order = np.lexsort((document, rest, key))
+        key, rest, document = key[order], rest[order], document[order]
+        leads = np.append(True, (key[1:] != key[:-1]) | (rest[1:] != rest[:-1])) if len(key) else np.zeros(0, bool)
+        first = document[leads][np.cumsum(leads) - 1]
+        return pa.table([first[~leads], document[~leads], np.ones(int((~leads).sum()))], schema=LINK)
 
     def _hash(self, text: str) -> bytes:
-        if self.ignore_case:
-            text = text.casefold()
-        if self.ignore_space:
-            text = "".join(text.split())
-        return xxhash.xxh3_128_digest(text.encode())
+        digest = xxhash.xxh3_128()
+        for piece in pieces(text):
+            if self.ignore_case:
+                piece = piece.casefold()
+            if self.ignore_space:
+                piece = "".join(piece.split())
+            digest.update(piece.encode())
+        return digest.digest()

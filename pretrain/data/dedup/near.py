@@ -5,13 +5,10 @@ https://arxiv.org/abs/2107.06499) proposes pairs, and the exact Jaccard similari
 that chance drops no document.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 from annotated_types import Ge, Interval
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,12 +16,14 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from pretrain.data.dedup.clusters import Clusters
-from pretrain.data.documents import DECISION
-from pretrain.data.words import numbered, words
+from pretrain.data.documents import LINK, Details
+from pretrain.data.manifests import UNICODE
+from pretrain.data.words import numbered, pieces, words
 
 PERMUTATION_SEED = 1
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with well-mixed bits: 2**64 over the golden ratio
 REPRESENTATIVES = 32  # documents of one bucket that the others in it are compared with
+AT_ONCE = 1 << 20  # shingles that are hashed at the same time
 BATCH = 1024  # documents whose minimum hashes are Python integers at the same time
 
 
@@ -43,7 +42,7 @@ class NearDuplicates:
     """
 
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("rensa",)
+    libraries: ClassVar[tuple[str, ...]] = ("rensa", UNICODE)
     rule: ClassVar[str] = "near_duplicate"
 
     def __init__(
@@ -59,101 +58,94 @@ class NearDuplicates:
         self.rows = rows
         self.shingle = shingle
 
-    def sketch(self, documents: pa.Table) -> pa.Table:
-        """Each document's id, the keys of its bands, and its shingles as sorted, distinct 32-bit hashes.
+    def sketch(self, documents: pa.Table) -> tuple[pa.Table, pa.Array]:
+        """A key for each band of each document, and its shingles as sorted, distinct 32-bit hashes.
 
         With 32 bits one of k shingles meets another by chance about every 2**32 / k times: no similarity notices.
         """
         sets = [shingle_hashes(text, self.shingle) for text in documents["text"].to_pylist()]
         offsets, hashes = _flat(sets)
-        keys = pa.array(self._band_keys(sets).ravel(), pa.uint64())
-        return pa.table(
-            {
-                "id": documents["id"],
-                "bands": pa.FixedSizeListArray.from_arrays(keys, self.bands),
-                "shingles": pa.LargeListArray.from_arrays(offsets, hashes),
-            }
-        )
+        rows = pa.array(np.repeat(np.arange(len(sets)), self.bands))
+        keys = pa.table({"row": rows, "key": pa.array(self._band_keys(sets).ravel(), pa.uint64())})
+        return keys, pa.LargeListArray.from_arrays(offsets, hashes)
 
-    def resolve(self, sketches: Sequence[Path]) -> pa.Table:
-        """The documents to drop (DECISION), in corpus order, which is the order of `sketches`.
+    def link(self, keys: pa.Table, details: Details) -> pa.Table:
+        """The links between documents that share a key and are alike, each with the similarity.
 
-        The survivor is the first document of the cluster. `value` is the similarity to the most similar of the
-        documents that this one was linked with; where a chain of others leads to the survivor, the similarity to the
-        survivor itself may be below the threshold.
+        Every document of a bucket is compared with its first, what is not alike with the first of the rest, and so on:
+        a bucket of copies takes one comparison each, and not one for each pair.
         """
-        if not sketches:
-            return DECISION.empty_table()
-        corpus = pa.concat_tables(pq.read_table(path, columns=["id", "bands"]) for path in sketches)
-        ids, keys = corpus["id"], corpus["bands"].combine_chunks().flatten().to_numpy().reshape(-1, self.bands)
-        buckets = [crowded(band) for band in keys.T]
-        shingles = _read_shingles(sketches, np.unique(np.concatenate(buckets)))
-        clusters = Clusters(len(ids))
-        closest = np.zeros(len(ids))
-        for band, members in zip(keys.T, buckets, strict=True):
-            for _ in range(REPRESENTATIVES):
-                if not len(members):
-                    break
-                members = self._link(members, band[members], shingles, clusters, closest)
-        firsts = clusters.firsts()
-        gone = np.flatnonzero(firsts != np.arange(len(ids)))
-        return pa.table([ids.take(gone), ids.take(firsts[gone]), closest[gone]], schema=DECISION)
-
-    def _link(
-        self,
-        members: NDArray[np.int64],
-        keys: NDArray[np.uint64],
-        shingles: dict[int, NDArray[np.uint32]],
-        clusters: Clusters,
-        closest: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
-        """Link the members of each bucket to its first where they are alike; the rest is left for another round.
-
-        So a bucket of copies takes one comparison each, and not one for each pair.
-
-        Args:
-            members: documents, bucket after bucket, each in corpus order.
-            keys: the bucket of each.
-            closest: (N,) the highest similarity of a link so far, updated here.
-        """
-        leads = np.append(True, keys[1:] != keys[:-1])
-        first, members = members[leads][np.cumsum(leads) - 1][~leads], members[~leads]
-        left = []
-        for one, other in zip(first.tolist(), members.tolist(), strict=True):
-            if clusters.first(one) == clusters.first(other):
-                continue
-            value = jaccard(shingles[one], shingles[other])
-            if value < self.threshold:
-                left.append(other)
-                continue
-            clusters.join(one, other)
-            closest[[one, other]] = np.maximum(closest[[one, other]], value)
-        return np.array(left, np.int64)
+        key, document = keys["key"].to_numpy(), keys["document"].to_numpy()
+        crowd = crowded(key, document)
+        key, document = key[crowd], document[crowd]
+        distinct, members = np.unique(document, return_inverse=True)
+        shingles = details(distinct)
+        clusters = Clusters(len(distinct))
+        links: list[tuple[int, int, float]] = []
+        for _ in range(REPRESENTATIVES):
+            leads = np.append(True, key[1:] != key[:-1])[: len(key)]
+            firsts, others = members[leads][np.cumsum(leads) - 1][~leads], members[~leads]
+            unlike = np.zeros(len(others), bool)
+            for place, (one, other) in enumerate(zip(firsts.tolist(), others.tolist(), strict=True)):
+                if clusters.first(one) == clusters.first(other):
+                    continue
+                pair = int(distinct[one]), int(distinct[other])
+                value = jaccard(shingles[pair[0]], shingles[pair[1]])
+                unlike[place] = value < self.threshold
+                if value >= self.threshold:
+                    clusters.join(one, other)
+                    links.append((*pair, value))
+            key, members = key[~leads][unlike], others[unlike]
+        return pa.Table.from_pylist([dict(zip(LINK.names, link, strict=True)) for link in links], schema=LINK)
 
     def _band_keys(self, sets: list[NDArray[np.uint32]]) -> NDArray[np.uint64]:
-        """(N, bands): one hash for every band of `rows` minimum hashes."""
+        """(N, bands): one hash for every band of `rows` minimum hashes, which no other band's meets but by chance."""
         keys = [np.zeros((0, self.bands), np.uint64)]
         for start in range(0, len(sets), BATCH):
             offsets, hashes = _flat(sets[start : start + BATCH])
             minima = RMinHash.digest_matrix_from_flat_token_hashes(
                 hashes.astype(np.uint64), offsets.astype(np.uint64), self.bands * self.rows, PERMUTATION_SEED
             )
-            keys.append(folded(np.array(minima.to_rows(), np.uint64).reshape(-1, self.bands, self.rows)))
+            rows = np.array(minima.to_rows(), np.uint64).reshape(-1, self.bands, self.rows)
+            bands = np.broadcast_to(np.arange(self.bands, dtype=np.uint64)[:, None], (len(rows), self.bands, 1))
+            keys.append(scattered(folded(np.concatenate([bands, rows], axis=2))))
         return np.concatenate(keys)
 
 
 def shingle_hashes(text: str, shingle: int) -> NDArray[np.uint32]:
     """Hashes of the distinct sequences of `shingle` words, sorted."""
-    vocabulary, numbers = numbered(words(text.lower()) or [text])
-    hashes = np.array([xxhash.xxh3_64_intdigest(word.encode()) for word in vocabulary], np.uint64)[numbers]
+    hashes = np.concatenate([word_hashes(words(piece.lower())) for piece in pieces(text)])
+    if not len(hashes):
+        hashes = word_hashes([text])
     sequences = sliding_window_view(hashes, min(shingle, len(hashes)))
-    return np.unique((folded(sequences) >> np.uint64(32)).astype(np.uint32))
+    chunks = (folded(sequences[start : start + AT_ONCE]) for start in range(0, len(sequences), AT_ONCE))
+    return distinct(np.concatenate([(chunk >> np.uint64(32)).astype(np.uint32) for chunk in chunks]))
+
+
+def distinct(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The distinct `values`, sorted: np.unique puts them into a hash table first, which takes 13 s for 10 million."""
+    values.sort()
+    kept: NDArray[np.uint32] = values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    return kept
+
+
+def word_hashes(found: list[str]) -> NDArray[np.uint64]:
+    """A hash for each of some words."""
+    vocabulary, numbers = numbered(found)
+    return np.array([xxhash.xxh3_64_intdigest(word.encode()) for word in vocabulary], np.uint64)[numbers]
 
 
 def jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
     """Shared over all elements of two sets, given as arrays of distinct elements."""
     shared = np.intersect1d(one, other, assume_unique=True).size
     return shared / (one.size + other.size - shared)
+
+
+def scattered(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The same hashes with all bits mixed, for the high ones of `folded` alone tell little of the last element."""
+    hashes = (hashes ^ (hashes >> np.uint64(32))) * MULTIPLIER
+    mixed: NDArray[np.uint64] = hashes ^ (hashes >> np.uint64(32))
+    return mixed
 
 
 def folded(sequences: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -164,10 +156,10 @@ def folded(sequences: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return result
 
 
-def crowded(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The documents that share their key with another, sorted by key and then in corpus order."""
-    order = np.argsort(keys, kind="stable")
-    equal = np.zeros(len(keys) + 1, bool)  # whether the documents at i - 1 and i of the order share a key
+def crowded(keys: NDArray[np.uint64], documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where keys stand that more than one document has, sorted by key and then by document."""
+    order = np.lexsort((documents, keys))
+    equal = np.zeros(len(keys) + 1, bool)  # whether the places i - 1 and i of the order share a key
     equal[1:-1] = keys[order][1:] == keys[order][:-1]
     return order[equal[1:] | equal[:-1]]
 
@@ -176,16 +168,3 @@ def _flat(sets: list[NDArray[np.uint32]]) -> tuple[NDArray[np.int64], NDArray[np
     """Where each set begins, and last where the last one ends; and all of them in one array."""
     offsets = np.cumsum([0, *map(len, sets)])
     return offsets, np.concatenate([np.zeros(0, np.uint32), *sets])
-
-
-def _read_shingles(sketches: Sequence[Path], wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint32]]:
-    """The shingles of the `wanted` documents, given as sorted positions in the corpus; the others stay on disk."""
-    shingles: dict[int, NDArray[np.uint32]] = {}
-    start = 0
-    for path in sketches:
-        column = pq.read_table(path, columns=["shingles"])["shingles"]
-        here = wanted[(wanted >= start) & (wanted < start + len(column))]
-        sets = column.take(here - start)
-        shingles.update(zip(here.tolist(), (found.values.to_numpy() for found in sets), strict=True))
-        start += len(column)
-    return shingles

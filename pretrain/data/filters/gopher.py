@@ -15,8 +15,10 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pretrain.data.documents import Drop, StageOutput, partition
+from pretrain.data.manifests import UNICODE
 from pretrain.data.words import joined, numbered, words
 
+EXCERPT = 4_000_000  # characters of a document whose phrases are counted; what comes behind them is not looked at
 SHOWN_CHARACTERS = 60  # of a repeated phrase, in a reason
 
 
@@ -35,8 +37,8 @@ class GopherRepetition:
       from left to right without overlap.
     """
 
-    version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 2
+    libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
 
     def __init__(
         self,
@@ -98,6 +100,7 @@ class GopherRepetition:
                 )
 
     def _repeated_phrases(self, text: str) -> Iterator[Drop]:
+        text = text[:EXCERPT]
         vocabulary, tokens = numbered(words(text))
         lengths = np.fromiter(map(len, vocabulary), np.int64, len(vocabulary))[tokens]
         ends = np.concatenate([[0], np.cumsum(lengths)])  # characters of the words before position i

@@ -1,82 +1,137 @@
-"""Local files and folders as a corpus."""
+"""Local and remote files as a corpus: folders, patterns, archives, compressed or not, in any of the usual formats."""
 
-import json
+import dataclasses
+import io
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar
+from functools import partial
+from pathlib import PurePath
+from typing import BinaryIO, ClassVar, Literal, cast
 
-from pretrain.data.sources.reading import Record, SourceFile, decoded, without_surrogates
+from pretrain.data.manifests import BLOCK
+from pretrain.data.sources.archives import read_tar, read_zip
+from pretrain.data.sources.finding import find
+from pretrain.data.sources.formats import (
+    Reader,
+    Reading,
+    read_csv,
+    read_html,
+    read_json,
+    read_json_lines,
+    read_parquet,
+    read_text,
+    read_warc,
+    read_xml,
+)
+from pretrain.data.sources.reading import Limits, Record, Refused, SourceFile, Unreadable
+from pretrain.data.sources.streams import is_address, is_compressed, opened, raw_file
 from pretrain.errors import UsageError
 
-# One document a file; the other suffixes inside a folder are left alone, a file named by itself is always read.
-TEXT_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "txt text md rst tex html css json yaml yml toml py pyi c h cc cpp hpp rs go java js ts rb sh sql r jl"
-    ).split()
+# A folder is searched for files with these suffixes; a file named by itself is always read, as text if it has none.
+TEXTS = (
+    "txt text md rst tex css yaml yml toml ini cfg py pyi c h cc cpp cxx hpp rs go java kt js mjs ts tsx jsx rb php sh "
+    "bash sql r jl pl lua swift scala hs ml clj ex erl cs fs vb f90 asm lean v proto cmake"
 )
-LINES_SUFFIXES = frozenset([".jsonl", ".ndjson"])
+READERS: dict[str, Reader] = {
+    **dict.fromkeys((f".{suffix}" for suffix in TEXTS.split()), read_text),
+    **dict.fromkeys((".jsonl", ".ndjson"), read_json_lines),
+    **dict.fromkeys((".csv", ".tsv"), read_csv),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), read_html),
+    **dict.fromkeys((".warc", ".arc", ".wet"), read_warc),
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".xml": read_xml,
+}
+COMPRESSED = frozenset((".gz", ".zst", ".bz2", ".xz"))
+ARCHIVES = frozenset((".tar", ".tgz", ".tbz2", ".txz", ".zip"))
+BEGINNINGS: tuple[tuple[int, bytes, Reader], ...] = ((0, b"PAR1", read_parquet), (0, b"WARC/", read_warc))
 
 
 class Files:
-    """Files and folders, nested: .jsonl holds a document a line, any other file is one document.
+    """Files and folders, nested.
 
     Args:
-        paths: files and folders.
-        text_field: the field of a JSON line that holds the text.
+        paths: files, folders, patterns (corpus/**/*.md) and addresses (s3://bucket/folder).
+        text_field: the field or column that holds the text, in JSON, CSV and Parquet.
+        unit: what of a plain text file is a document.
+        extractor: of the main text of HTML.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    libraries: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *, paths: list[str], text_field: str) -> None:
-        self.paths = [Path(path).expanduser() for path in paths]
+    def __init__(
+        self,
+        *,
+        paths: list[str],
+        text_field: str,
+        unit: Literal["file", "line", "paragraph"],
+        extractor: Literal["resiliparse", "trafilatura"],
+    ) -> None:
+        self.paths = paths
         self.text_field = text_field
+        self.unit: Literal["file", "line", "paragraph"] = unit
+        self.extractor: Literal["resiliparse", "trafilatura"] = extractor
 
     def files(self) -> list[SourceFile]:
         if not self.paths:
             raise UsageError("data=files reads data.paths, which is empty; try data.paths=[a_folder,a_file.jsonl]")
-        return [file for root, path in enumerate(self.paths) for file in self._under(root, path)]
+        return [dataclasses.replace(file, splittable=self._splits(file)) for file in find(self.paths, _is_wanted)]
 
-    def read(self, file: SourceFile) -> Iterator[Record]:
-        if file.path.suffix.lower() in LINES_SUFFIXES:
-            with file.path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield self._parsed(file, number, line)
-        else:
-            text, replaced = decoded(file.path.read_bytes())
-            yield Record(file.name, text, replaced=replaced)
-
-    def _under(self, root: int, path: Path) -> list[SourceFile]:
-        """The files at `path`; the place in the list keeps names apart that two folders share."""
-        prefix = f"{root}/" if len(self.paths) > 1 else ""
-        if path.is_file():
-            return [SourceFile(_printable(prefix + path.name), path)]
-        if not path.is_dir():
-            raise UsageError(f"data.paths: {path} does not exist")
-        found = (
-            inner
-            for inner in path.rglob("*")
-            if inner.suffix.lower() in TEXT_SUFFIXES | LINES_SUFFIXES and inner.is_file()
+    def read(self, file: SourceFile, limits: Limits) -> Iterator[Record | Refused]:
+        reading = Reading(
+            file.name, limits, self.text_field, self.unit, self.extractor, file.start, file.end, file.lines_before
         )
-        return [SourceFile(_printable(prefix + inner.relative_to(path).as_posix()), inner) for inner in sorted(found)]
+        with opened(file, limits) as stream:
+            head = cast(io.BufferedReader, stream).peek(512)
+            if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+                yield from read_zip(stream, limits, partial(_member, reading))
+            elif head[257:262] == b"ustar" or _is_tar(file.name):
+                yield from read_tar(stream, limits, partial(_member, reading))
+            else:
+                yield from _reader(file.name, head)(stream, reading)
 
-    def _parsed(self, file: SourceFile, number: int, line: bytes) -> Record:
-        name = f"{file.name}:{number}"
-        raw, replaced = decoded(line)
-        try:
-            row = json.loads(raw)
-        except (ValueError, RecursionError) as error:  # RecursionError: brackets nested a thousand deep
-            return Record(name, "", line=number, reason=f"not JSON: {error}")
-        text: Any = row.get(self.text_field) if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            return Record(name, "", line=number, reason=f"no text in the field {self.text_field!r}")
-        text, surrogates = without_surrogates(text)
-        own_id = name if row.get("id") is None else without_surrogates(str(row["id"]))[0]
-        meta = {key: value for key, value in row.items() if key not in (self.text_field, "id")}
-        return Record(own_id, text, json.dumps(meta), replaced + surrogates, number)
+    def _splits(self, file: SourceFile) -> bool:
+        """Whether a file is large, on this machine's disk, and plain text in lines."""
+        reader = READERS.get(PurePath(file.name).suffix.lower(), read_text)
+        in_lines = reader is read_json_lines or (reader is read_text and self.unit == "line")
+        return in_lines and file.size > BLOCK and not file.refusal and not is_address(file.path) and _is_plain(file)
 
 
-def _printable(name: str) -> str:
-    """A file's name in UTF-8; bytes of it that are not become \\udcXX, so that no two names become one."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _reader(name: str, head: bytes) -> Reader:
+    """By how the content begins, where that is plain, else by the name."""
+    for place, beginning, reader in BEGINNINGS:
+        if head[place:].startswith(beginning):
+            return reader
+    return READERS.get(_suffix(name), read_text)
+
+
+def _member(reading: Reading, name: str, content: BinaryIO) -> Iterator[Record | Refused] | None:
+    """The records of a member of an archive, where it is of a kind that a folder is searched for."""
+    if _suffix(name) in ARCHIVES:
+        raise Unreadable("wrong_format", "an archive inside another is not read; unpack it")
+    if _suffix(name) not in READERS:
+        return None
+    reader = _reader(name, cast(io.BufferedReader, content).peek(512))
+    whole = dataclasses.replace(reading, name=f"{reading.name}/{name}", start=0, end=None, lines_before=0)
+    return reader(content, whole)
+
+
+def _suffix(name: str) -> str:
+    """The suffix that tells the format, in lower case: .jsonl of a.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in PurePath(name).suffixes]
+    while suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _is_wanted(name: str) -> bool:
+    return _suffix(name) in READERS or _suffix(name) in ARCHIVES
+
+
+def _is_plain(file: SourceFile) -> bool:
+    with raw_file(file.path) as raw:
+        return not is_compressed(raw.read(8))
+
+
+def _is_tar(name: str) -> bool:
+    return _suffix(name) in ARCHIVES - {".zip"}

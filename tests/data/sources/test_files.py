@@ -7,24 +7,26 @@ import pytest
 
 from pretrain.data.sources.files import Files
 from pretrain.data.sources.python_stdlib import TOPICS, PythonStandardLibrary
-from pretrain.data.sources.reading import decoded, without_surrogates
+from pretrain.data.sources.reading import Limits, Record, Refused, decoded, mended
 from pretrain.errors import UsageError
+
+LIMITS = Limits(document_bytes=64_000_000, expansion=200.0, replaced=0.01)
 
 
 def files_at(*paths, text_field="text"):
-    return Files(paths=[str(path) for path in paths], text_field=text_field)
+    return Files(paths=[str(path) for path in paths], text_field=text_field, unit="file", extractor="resiliparse")
 
 
 def records_at(*paths, text_field="text"):
     source = files_at(*paths, text_field=text_field)
-    return [record for file in source.files() for record in source.read(file)]
+    return [record for file in source.files() for record in source.read(file, LIMITS)]
 
 
 def test_a_text_file_is_one_document(tmp_path):
     text = "two\nlines, and 吾輩\r\nand a third\n\n"
     (tmp_path / "a.txt").write_bytes(text.encode())
     (record,) = records_at(tmp_path)
-    assert (record.name, record.text, record.line, record.reason) == ("a.txt", text, None, None)
+    assert record == Record(0, "a.txt", text)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "JSONL"])
@@ -69,9 +71,9 @@ UNREADABLE = {
 def test_a_line_that_is_no_document_is_told_with_its_number_and_loses_no_other(tmp_path, name):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "before"}\n' + UNREADABLE[name] + b'\n{"text": "after"}\n')
     before, bad, after = records_at(tmp_path)
-    assert (before.text, before.reason, after.text, after.reason) == ("before", None, "after", None)
+    assert (before.text, after.text) == ("before", "after")
+    assert isinstance(bad, Refused)
     assert bad.reason
-    assert bad.text == ""
     assert (bad.line, after.line) == (2, 3)
     assert "\n" not in bad.reason
 
@@ -82,9 +84,10 @@ def test_nested_records_of_any_depth_are_read_or_told(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8")
     records = records_at(tmp_path)
     assert len(records) == len(depths)
-    assert all((record.reason is None) == (record.text == "a") for record in records)
-    assert records[0].reason is None
-    assert records[-1].reason
+    assert {record.rule for record in records if isinstance(record, Refused)} == {"not_json", "too_deep"}
+    assert all(record.text == "a" for record in records if isinstance(record, Record))
+    assert isinstance(records[0], Record)
+    assert isinstance(records[-1], Refused)
 
 
 @pytest.mark.parametrize("identity", [None, "", [1], {"a": 1}, "\ud800", "a\0b"], ids=repr)
@@ -108,7 +111,7 @@ def test_an_odd_id_does_not_stop_the_reading(tmp_path, identity):
         (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd", 3),
         (b"\xef\xbb\xbfmarked", "marked", 0),
         (b"\xef\xbb\xbfmarked\xff", "marked\ufffd", 1),
-        (b"a\0b", "a\0b", 0),
+        (b"a\0b", "a\ufffdb", 1),
         (b"", "", 0),
     ],
 )
@@ -116,7 +119,7 @@ def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, raw, text, r
     assert decoded(raw) == (text, replaced)
     (tmp_path / "a.txt").write_bytes(raw)
     (record,) = records_at(tmp_path)
-    assert (record.text, record.replaced, record.reason) == (text, replaced, None)
+    assert (record.text, record.replaced) == (text, replaced)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +135,8 @@ def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, raw, text, r
 def test_lone_surrogates_in_json_are_replaced_and_counted(tmp_path, line, text, replaced):
     (tmp_path / "a.jsonl").write_bytes(line)
     (record,) = records_at(tmp_path)
-    assert (record.text, record.replaced, record.reason) == (text, replaced, None)
-    assert without_surrogates(text) == (text, 0)
+    assert (record.text, record.replaced + record.surrogates) == (text, replaced)
+    assert mended(text) == (text, 0, 0)
 
 
 def test_a_folder_is_searched_for_texts_in_the_order_of_names(tmp_path):
@@ -141,7 +144,13 @@ def test_a_folder_is_searched_for_texts_in_the_order_of_names(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text('{"text": "x"}', "utf-8")
-    assert [file.name for file in files_at(tmp_path).files()] == ["a/y.PY", "a/z.md", "b.txt", "c.jsonl"]
+    assert [file.name for file in files_at(tmp_path).files()] == [
+        "a/y.PY",
+        "a/z.md",
+        "archive.tar.gz",
+        "b.txt",
+        "c.jsonl",
+    ]
 
 
 def test_a_file_that_is_named_is_read_whatever_its_suffix(tmp_path):
@@ -189,10 +198,10 @@ def test_no_path_at_all_is_refused():
 def test_the_standard_library_is_a_corpus_of_some_hundred_texts():
     source = PythonStandardLibrary()
     files = source.files()
-    records = [record for file in files for record in source.read(file)]
+    records = [record for file in files for record in source.read(file, LIMITS)]
     assert 650 <= len(records) <= 900
     assert len({record.name for record in records}) == len(records)
-    assert all(record.reason is None for record in records)
+    assert all(isinstance(record, Record) for record in records)
     assert not any({"site-packages", "test", "tests", "idlelib"} & set(file.name.split("/")[:-1]) for file in files)
     assert [file.name for file in files] == [file.name for file in source.files()]
 
@@ -200,7 +209,7 @@ def test_the_standard_library_is_a_corpus_of_some_hundred_texts():
 def test_the_topics_of_pydoc_are_texts_of_their_own():
     source = PythonStandardLibrary()
     (file,) = (file for file in source.files() if file.name == TOPICS)
-    records = {record.name: record.text for record in source.read(file)}
+    records = {record.name: record.text for record in source.read(file, LIMITS)}
     assert len(records) > 60
     assert "\n" in records[f"{TOPICS}#assert"]
     assert "AssertionError" in records[f"{TOPICS}#assert"]
