@@ -21,6 +21,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from annotated_types import Ge, Gt
 
+from pretrain.data.memory import release_memory
 from pretrain.errors import PretrainError, UsageError
 
 T = TypeVar("T")
@@ -249,6 +250,7 @@ def _serve(connection: Connection) -> None:
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             _answer(connection)
+            release_memory()
 
 
 def _answer(connection: Connection) -> None:

@@ -1,9 +1,14 @@
-"""How much memory this process held at its peak; where the system allows it, since a moment of one's choice."""
+"""How much memory this process held at its peak, since a moment of one's choice where the system allows it; and
+giving back what it no longer needs.
+"""
 
 import contextlib
+import ctypes
 import resource
 import sys
 from pathlib import Path
+
+import pyarrow as pa
 
 CLEAR_REFS = Path("/proc/self/clear_refs")  # proc(5): writing 5 resets the peak to what is held now
 STATUS = Path("/proc/self/status")
@@ -23,3 +28,10 @@ def peak_memory() -> int:
                 return 1024 * int(line.split()[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, so that a worker between two shards holds little."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
