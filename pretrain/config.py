@@ -35,13 +35,13 @@ SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs"
 class DataSettings:
     paths: list[str]
     sources: dict[str, Source]
-    stages: dict[str, Part]
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]
     validation_paths: list[str]
     shard_bytes: Count | None
     max_document_bytes: Count
     max_expansion: Annotated[float, Gt(1)]
     max_replaced: Fraction
+    stages: dict[str, Part] = dataclasses.field(default_factory=dict)  # `~data.stages` takes all of them away
 
     def __post_init__(self) -> None:
         """Refuse weights of which it is not clear what they mean."""

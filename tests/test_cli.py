@@ -187,6 +187,12 @@ def test_stages_can_be_changed_and_removed_by_name() -> None:
     assert "normalise" not in stages["data"]["stages"]
 
 
+def test_without_stages_nothing_is_left_of_the_recipe() -> None:
+    settings = config.parse(composed("data", "~data.stages"), config.SCHEMAS["data"])
+    assert settings.data.stages == {}
+    assert composed("data", "data/recipe=none")["data"]["stages"] == {}
+
+
 def test_runs_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["runs", f"runs_dir={tmp_path}", "format=json"]) == 0
     assert json.loads(capsys.readouterr().out) == []

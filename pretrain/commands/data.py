@@ -36,6 +36,7 @@ class Prepared:
         folder: of the token shards.
         tokenizer: the tokenizer.json.
         stages: every stage on the way, in order.
+        shuffled: what stands between the stages and the sides, validation texts of their own included.
         sides: the documents of train and validation.
         report: the page that tells of all this.
     """
@@ -43,6 +44,7 @@ class Prepared:
     folder: Path
     tokenizer: Path
     stages: list[Built]
+    shuffled: list[Built]
     sides: dict[str, Built]
     report: Path
 
@@ -56,7 +58,7 @@ def run(settings: DataConfig) -> dict[str, Any]:
     return {
         "manifest": str((prepared.folder / MANIFEST).resolve()),
         "stages": [stage.summary() for stage in prepared.stages],
-        "quarantined": quarantine(prepared.stages[0]),
+        "quarantined": [row for read in (prepared.stages[0], *prepared.shuffled) for row in quarantine(read)],
         "documents": [str(file.resolve()) for side in prepared.sides.values() for file in side.files()],
         "dropped": [str(file.resolve()) for stage in prepared.stages for file in stage.dropped()],
         "tokens": {name: len(TokenStream(prepared.folder, name, manifest)) for name in manifest["splits"]},
@@ -97,7 +99,7 @@ def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data
     """
     if data.paths and not any(part.get("paths") == data.paths for part in data.sources.values()):
         raise ConfigError("data.paths is set, but no source reads it; add data=files")
-    folder = Path(data_dir)
+    folder = Path(data_dir).absolute()  # whoever builds a shard may stand in another folder
     watch = PipelineTable(stop.check)
     with alone(folder, stop.check, say), closing(watch), closing(build(executor)) as workers:
         workspace = Workspace(folder, workers, _Foretold(watch, data, build(tokenizer), workers, folder))
@@ -108,7 +110,7 @@ def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data
         tokenizer_file = train_tokenizer(build(tokenizer), dict(tokenizer), sides["train"], workspace)
         shards = write_shards(tokenizer_file, sides, workspace, [*stages, *shuffled, *sides.values()])
         report = write_report(shards, stages, [*shuffled, *sides.values()])
-    return Prepared(shards, tokenizer_file, stages, sides, report)
+    return Prepared(shards, tokenizer_file, stages, shuffled, sides, report)
 
 
 @dataclass(frozen=True)

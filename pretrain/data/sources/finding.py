@@ -92,7 +92,8 @@ def _file(path: Path, name: str) -> SourceFile:
     refusal = None
     if not os.access(path, os.R_OK):
         refusal = ("unreadable", "the file cannot be read: permission denied")
-    return SourceFile(printable(name), str(path), path.stat().st_size, refusal=refusal)
+    # Whoever reads the file may stand in another folder.
+    return SourceFile(printable(name), str(path.absolute()), path.stat().st_size, refusal=refusal)
 
 
 def _remote(address: str, prefix: str, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:

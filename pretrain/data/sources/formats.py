@@ -167,9 +167,10 @@ def from_row(row: Any, position: int, line: int | None, reading: Reading) -> Rec
 def _from_row(row: Any, position: int, line: int | None, reading: Reading) -> Record | Refused:
     text = row.get(reading.text_field) if isinstance(row, dict) else None
     if type(text) is not str:
-        kind = "no field" if not isinstance(row, dict) or reading.text_field not in row else f"a {_kind(text)} in"
+        has = isinstance(row, dict) and reading.text_field in row
+        found = f"{reading.text_field!r} is {_kind(text)}" if has else f"no field {reading.text_field!r}"
         head = json.dumps(row, default=str)[:HEAD]
-        return Refused(position, "no_text", f"no text: {kind} {reading.text_field!r}", line, head)
+        return Refused(position, "no_text", f"no text: {found}", line, head)
     if text.isascii() and "\0" not in text:
         replaced = surrogates = 0
     else:
