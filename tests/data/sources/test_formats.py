@@ -223,7 +223,7 @@ def test_parquet_gives_a_document_a_row_and_tells_those_without_text(tmp_path):
     found = read(tmp_path)
     assert len(found) == 200
     assert rules(found) == ["no_text"]
-    assert found[7].reason == "no text: a null in 'text'"
+    assert found[7].reason == "no text: 'text' is null"
     assert (found[8].text[:6], found[8].replaced) == ("nul \ufffd ", 1)
     assert (found[3].name, json.loads(found[3].meta)) == ("3", {"when": None})
     assert [item.position for item in found] == list(range(200))
