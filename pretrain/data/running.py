@@ -116,11 +116,11 @@ class _Removal:
 
 def _decide(name: str, folder: Path, stage: CorpusStage, before: Built, at: Workspace) -> Path:
     """Which documents of each shard go: a file of DECISION with a record batch for every shard."""
-    decisions = folder / "decisions.arrow"
+    decisions, sketches = folder / "decisions.arrow", folder / "sketches"
     if decisions.exists():
+        shutil.rmtree(sketches, ignore_errors=True)  # of a build that was killed while it removed them
         return decisions
     started = time.perf_counter()
-    sketches = folder / "sketches"
     sketches.mkdir(parents=True, exist_ok=True)
     partitions = 1 + before.total("bytes_out") // PARTITION_BYTES
     starts = np.cumsum([0, *(shard.documents_out for shard in before.shards)])
@@ -141,8 +141,8 @@ def _decide(name: str, folder: Path, stage: CorpusStage, before: Built, at: Work
         peak = max(peak, memory)
     joined = pa.concat_tables([links[part] for part in range(partitions)])
     _write_decisions(decisions, joined, before, starts)
-    add_cost(folder, time.perf_counter() - started, max(peak, 0))
-    shutil.rmtree(sketches)
+    add_cost(folder, time.perf_counter() - started, peak)
+    shutil.rmtree(sketches, ignore_errors=True)  # a worker whose driver was killed may still write there
     return decisions
 
 
