@@ -34,8 +34,13 @@ format: install ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## the benchmarks
+.venv-peers/installed: scripts/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement scripts/peers.txt
+	touch $@
+
+bench: install .venv-peers/installed ## the benchmarks, against peers in an environment of their own
 	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## remove .venv and caches; data/ and runs/ stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
