@@ -8,7 +8,7 @@ PretrainError                 1   any failure that has no code of its own
 ├── EvaluationError           3   nothing to evaluate: no target tokens, or targets without bytes
 ├── SamplingError             3   logits from which no token can be drawn
 ├── TrainingError             1   a loss that stays NaN
-├── LockedError               1   another process works on this run or this data
+├── LockedError               1   another process works on this run
 └── Interrupted              75   a signal; what was finished is saved, the same command goes on
 """
 

@@ -17,6 +17,7 @@ from pretrain.data.running import run_stage
 from pretrain.data.shards import TokenStream, read_manifest, train_tokenizer, write_shards
 from pretrain.data.sources.files import Files
 from pretrain.data.sources.reading import Limits
+from pretrain.data.sources.streams import is_address
 from pretrain.data.splits import ALL_TRAINING, ALL_VALIDATION, gather, place_documents, ranges
 from pretrain.data.stages import Built, ShardRecord, Watch, Workspace
 from pretrain.errors import ConfigError, DataError
@@ -26,6 +27,14 @@ from pretrain.stopping import Stop
 from pretrain.tokenizers.tokenizer import TokenizerTrainer
 from pretrain.tracking.console import duration, say
 from pretrain.tracking.pipeline_table import PipelineTable
+
+# How texts at data.validation_paths are read where no source reads data.paths.
+FILES = {
+    "_target_": f"{Files.__module__}.{Files.__name__}",
+    "text_field": "text",
+    "unit": "file",
+    "extractor": "trafilatura",
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,10 @@ def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data
     """
     if data.paths and not any(part.get("paths") == data.paths for part in data.sources.values()):
         raise ConfigError("data.paths is set, but no source reads it; add data=files")
+    if is_address(data_dir):
+        raise ConfigError(
+            f"data_dir={data_dir} is an address; name a folder that all machines see, such as a mount of it"
+        )
     folder = Path(data_dir).absolute()  # whoever builds a shard may stand in another folder
     watch = PipelineTable(stop.check)
     with alone(folder, stop.check, say), closing(watch), closing(build(executor)) as workers:
@@ -181,15 +194,8 @@ def _sides(
     where = ranges(placed, data.validation_fraction)
     held_out, validation_where, shuffled = placed, where, [placed]
     if data.validation_paths:
-        part = Part(
-            {
-                "_target_": f"{Files.__module__}.{Files.__name__}",
-                "paths": data.validation_paths,
-                "text_field": "text",
-                "unit": "file",
-                "extractor": "resiliparse",
-            }
-        )
+        alike = next((part for part in data.sources.values() if part.get("paths") == data.paths), FILES)
+        part = Part({**alike, "paths": data.validation_paths})
         texts = _collected(data, {"validation": part}, workspace, "validation_texts")
         _refuse_empty([texts])
         held_out = place_documents(texts, seed=seed, workspace=workspace, name="shuffle_validation")

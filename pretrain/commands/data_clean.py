@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.config import DataCleanConfig
 from pretrain.data.lock import alone
-from pretrain.data.manifests import read_json
+from pretrain.data.manifests import MANIFEST, read_json
 from pretrain.errors import DataError, UsageError
 from pretrain.reporting.tables import byte_size, show_table
 from pretrain.stopping import Stop
@@ -28,7 +28,7 @@ def run(settings: DataCleanConfig) -> dict[str, Any]:
     if not folder.is_dir():
         return result
     with alone(folder, Stop().install().check, say):
-        needed = _needed(Path(settings.runs_dir))
+        needed = _needed(_existing(settings.runs_dir))
         unused = [
             path for kind in KINDS for path in sorted((folder / kind).glob("*")) if f"{kind}/{path.name}" not in needed
         ]
@@ -50,6 +50,15 @@ def show(results: list[dict[str, Any]]) -> None:
         title = "Removed" if result["removed"] else "Not removed"
         rows = [[row["folder"], byte_size(row["bytes"])] for row in result["folders"]]
         show_table(title, ["folder", "size"], [*rows, ["in all", byte_size(result["bytes"])]])
+
+
+def _existing(runs_dir: str) -> Path:
+    """The folder of runs; where it is missing, perhaps by a typing mistake, nothing would seem to be needed."""
+    if not Path(runs_dir).is_dir():
+        raise UsageError(
+            f"runs_dir={runs_dir} does not exist; name the folder of the runs whose data stays, or make an empty one"
+        )
+    return Path(runs_dir)
 
 
 def _needed(runs_dir: Path) -> set[str]:
@@ -90,5 +99,5 @@ def _remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink()
         return
-    (path / "manifest.json").unlink(missing_ok=True)
+    (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)

@@ -51,6 +51,11 @@ class Batches:
         if self.rows_per_epoch < 1:
             raise _too_short(f"the {stream.name} split", len(stream), sequence_length)
         self.mixture = Mixture(self._sizes, chosen, seed)
+        if self.most_batches == 0:
+            raise DataError(
+                f"the sources reach their max_epochs after {self.mixture.most_rows} rows, before a batch of {rows} is "
+                "full; raise data.sources.NAME.max_epochs or lower trainer.batch_tokens"
+            )
 
     @property
     def tokens(self) -> int:

@@ -7,9 +7,8 @@ fills.
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +74,7 @@ def list_files(
     shard_bytes: int | None,
     data_dir: Path,
     restless: frozenset[str] = frozenset(),
+    idle: Callable[[], None] = lambda: None,
 ) -> Listing:
     """Find all files and hash their contents; hashes of files that have not changed come from a cache in `data_dir`.
 
@@ -82,6 +82,7 @@ def list_files(
         settings: the sources' part of the config without the paths, which may differ between machines.
         shard_bytes: text a shard, about; None: by the size of the corpus.
         restless: paths of files that change all the time, which are left out.
+        idle: called all the time while files are hashed; it may raise.
     Raises:
         DataError: the sources hold no file.
     """
@@ -93,7 +94,7 @@ def list_files(
         for file in source.files():
             if file.path in restless:
                 file = dataclasses.replace(file, refusal=("changed", "the file changes while it is read"))
-            files.append(_known(name, source, file, cache, fresh))
+            files.append(_known(name, source, file, cache, fresh, idle))
     if not files:
         raise DataError(f"the corpus is empty: no file in {', '.join(sources) or 'any source'}")
     if any(cache.get(path) != entry for path, entry in fresh.items()):
@@ -109,24 +110,31 @@ def list_files(
     return Listing(files, key, limits, shard_bytes)
 
 
-def _known(name: str, source: Source, file: SourceFile, cache: dict[str, Any], fresh: dict[str, Any]) -> Found:
+def _known(
+    name: str, source: Source, file: SourceFile, cache: dict[str, Any], fresh: dict[str, Any], idle: Callable[[], None]
+) -> Found:
     if file.refusal:
-        return Found(name, source, file, f"refused: {file.refusal[0]}", 0)
+        return Found(name, source, file, f"refused: {file.refusal}", 0)
     if file.fingerprint is not None:
         return Found(name, source, file, file.fingerprint, 0)
     path = Path(file.path).absolute()
-    changed = path.stat().st_mtime_ns
-    known = cache.get(str(path), [])
-    if known[:2] != [file.size, changed] or file.splittable > (len(known) > 3):
-        line_ends: list[int] = []
-        count = partial(_count_lines, line_ends) if file.splittable else None
-        known = [file.size, changed, checksum(path, file.size, count), *([line_ends] if file.splittable else [])]
+    line_ends: list[int] = []
+
+    def see(block: bytes) -> None:
+        idle()
+        if file.splittable:
+            line_ends.append(block.count(b"\n"))
+
+    try:
+        changed = path.stat().st_mtime_ns
+        known = cache.get(str(path), [])
+        if known[:2] != [file.size, changed] or file.splittable > (len(known) > 3):
+            known = [file.size, changed, checksum(path, file.size, see), *([line_ends] if file.splittable else [])]
+    except OSError as error:  # it went away while the corpus was listed, or cannot be read
+        refusal = ("unreadable", f"the file cannot be read: {error.strerror}")
+        return Found(name, source, dataclasses.replace(file, refusal=refusal), f"refused: {refusal}", 0)
     fresh[str(path)] = known
     return Found(name, source, file, known[2], changed, tuple(known[3]) if file.splittable else ())
-
-
-def _count_lines(line_ends: list[int], block: bytes) -> None:
-    line_ends.append(block.count(b"\n"))
 
 
 def collect_sources(
@@ -141,7 +149,8 @@ def collect_sources(
     changes: Counter[str] = Counter()
     while True:
         restless = frozenset(path for path, times in changes.items() if times >= CHANGES)
-        listing = list_files(sources, settings, limits, shard_bytes, workspace.folder, restless)
+        idle = workspace.watch.idle
+        listing = list_files(sources, settings, limits, shard_bytes, workspace.folder, restless, idle)
         try:
             return collect(listing, workspace, name)
         except FileChanged as error:
@@ -169,7 +178,8 @@ def collect(listing: Listing, workspace: Workspace, name: str = "collect") -> Bu
             if not tasks or tasks[-1][0] + size > listing.shard_bytes:
                 tasks.append((0, []))
             weight, pieces = tasks[-1]
-            tasks[-1] = (weight + size, [*pieces, piece])
+            pieces.append(piece)
+            tasks[-1] = (weight + size, pieces)
     return build(name, listing.key, workspace, tasks, _Read(listing.limits), shard_bytes=listing.shard_bytes)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pretrain.data.excerpt import Piece, Recipe, pass_through, scattered_pieces
 from pretrain.data.executors import Serial
+from pretrain.data.manifests import MANIFEST
 from pretrain.data.running import CorpusStage
 from pretrain.data.sources.reading import Limits, Record, Source
 from pretrain.data.sources.streams import is_address
@@ -89,7 +90,11 @@ def estimate(
 def refuse_full_disk(expected: Estimate, folder: Path) -> None:
     """Raise PretrainError where the disk of `folder` is too small."""
     there = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    free = shutil.disk_usage(there).free
+    begun = [
+        path for path in folder.glob("stages/collect-*") if not (path / MANIFEST).exists()
+    ]  # by a broken off build
+    there_already = sum(file.stat().st_size for path in begun for file in path.rglob("*.parquet"))
+    free = shutil.disk_usage(there).free + there_already
     if expected.disk_bytes > free:
         raise PretrainError(
             f"the build needs about {expected.disk_bytes / 1e9:,.1f} GB of disk, and where data_dir={folder} lies "

@@ -28,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ATTEMPTS = 10  # workers that may die over one task before it is given up
+LIGHT = 1_000_000  # bytes that a task weighs, where it says so, below which it is done at once
 GRACE = 5.0  # seconds in which a worker may finish its shard when its parent was killed
 PATIENCE = 0.2  # seconds between two looks at whether the program is to stop
 
@@ -72,7 +73,7 @@ class Pool:
         self._idle: list[_Worker] = []
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T], idle: Idle) -> Iterator[tuple[T, R]]:
-        if len(tasks) == 1:  # not worth a process
+        if len(tasks) == 1 and getattr(tasks[0], "weight", 0) < LIGHT:  # not worth a process
             yield tasks[0], function(tasks[0])
             return
         waiting = deque(range(len(tasks)))
@@ -91,7 +92,7 @@ class Pool:
                     number = busy.pop(worker)
                     try:
                         result, error = worker.take()
-                    except (EOFError, ConnectionError):
+                    except (EOFError, OSError):  # OSError: it was killed while it sent its answer
                         worker.end()
                         deaths[number] += 1
                         self._refuse(deaths[number])
@@ -180,10 +181,15 @@ class Ray:
             except ImportError:
                 raise UsageError("executor=ray needs the package ray: pip install 'pretrain[ray]'") from None
             try:
+                stopping = signal.getsignal(signal.SIGTERM)
                 ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+                signal.signal(signal.SIGTERM, stopping)  # Ray puts its own there, which ends the process
             except (ConnectionError, ValueError) as error:
                 first = str(error).strip().partition("\n")[0]
-                raise UsageError(f"executor.address={self.address}: no Ray cluster answers: {first}") from None
+                raise UsageError(
+                    f"executor.address={self.address}: no Ray cluster answers ({first}); "
+                    "executor.address=null starts one"
+                ) from None
             self._ray = ray
         return self._ray
 

@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove its folder to build it again") from error
+        raise DataError(f"{path} is damaged ({error}); remove it, or its folder, to build it again") from error
 
 
 def checksum(path: Path, size: int | None = None, see: Callable[[bytes], None] | None = None) -> str:

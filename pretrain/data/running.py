@@ -5,6 +5,7 @@ the keys' space. Each partition is then read from all shards and linked by itsel
 together: nothing else that is global has to fit into one process.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ from pretrain.data.manifests import key_of, temporary_name
 from pretrain.data.memory import peak_memory, reset_peak_memory
 from pretrain.data.stages import Batch, Built, Workspace, add_cost, build, finished, row_groups, shard_tasks, text_bytes
 
-PARTITION_BYTES = 250_000_000  # text of the corpus whose keys are linked at once
+PARTITION_BYTES = 250_000_000  # text of the corpus for which there is one partition of the keys' space
 DECISION = pa.schema([("row", pa.int64()), ("survivor", pa.string()), ("value", pa.float64())])
 
 
@@ -263,6 +264,8 @@ def _write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Sch
             with pa.ipc.new_file(file, schema or ahead[0].schema) as writer:
                 for batch in chain(ahead, written):
                     writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)

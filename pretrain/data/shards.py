@@ -140,7 +140,7 @@ class TokenStream:
         """Where the tokens of each source begin and end, in order; the end-of-text behind a source is its own too."""
         spans: dict[str, tuple[int, int]] = {}
         for shard, start in zip(self.shards, self._starts.tolist(), strict=False):
-            if shard.tokens:
+            if shard.documents:
                 first, _ = spans.get(shard.source, (start, start))
                 spans[shard.source] = (first, min(start + shard.tokens + 1, len(self)))
         return spans

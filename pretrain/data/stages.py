@@ -86,7 +86,7 @@ class Built:
     """A finished stage: its folder, its key, the records of its shards, and what it cost when it was built.
 
     Attributes:
-        seconds: of all workers together, as the clock on the wall went.
+        seconds: by the clock on the wall, of the builds that came to an end or went on from one that did not.
         peak_memory: of the largest worker, in bytes (maximum resident set).
     """
 

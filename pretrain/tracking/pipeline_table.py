@@ -28,6 +28,7 @@ class _Row:
     weight: int
     started: float = field(default_factory=time.perf_counter)
     ended: float | None = None
+    working: bool = False  # what is told before comes from an earlier build
     found: int = 0  # bytes that an earlier build had done
     done: int = 0
     documents_in: int = 0
@@ -56,7 +57,7 @@ class PipelineTable:
     """
 
     def __init__(self, idle: Any) -> None:
-        self.idle = idle
+        self._idle = idle
         self._rows: list[_Row] = []
         self._live: Live | None = None
 
@@ -69,13 +70,19 @@ class PipelineTable:
 
     def done(self, name: str, weight: int, records: Sequence[Record]) -> None:
         row = self._rows[-1]
-        if time.perf_counter() - row.started < 0.001:  # told at once: it was there before
+        if not row.working:
             row.found += weight
         row.done += weight
         for record in records:
             row.documents_in += record.documents_in
             row.documents_out += record.documents_out
             row.bytes_out += record.bytes_out
+
+    def idle(self) -> None:
+        """Look whether the program is to stop; work has begun when this is called."""
+        if self._rows:
+            self._rows[-1].working = True
+        self._idle()
 
     def close(self) -> None:
         """End the table; what it told last stays on the screen."""

@@ -55,6 +55,7 @@ def built(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_dir(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the data folder of one's own, in the working folder."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
     return shutil.copytree(built, tmp_path / "data")
 
 

@@ -179,7 +179,7 @@ def test_the_pieces_of_any_file_together_give_each_line_once(content, end, data)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=5)))
     reading = Reading("a", Limits(4, 1.0, 0.0), "text", "line", "resiliparse")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "HEAD", 2)  # ten bytes are the longest line
+        patch.setattr(formats, "HEAD", 6)  # ten bytes are the longest line
         found = []
         for start, stop in pairwise([0, *cuts, len(content)]):
             piece = dataclasses.replace(reading, start=start, end=stop, lines_before=content[:start].count(b"\n"))

@@ -119,3 +119,8 @@ def test_a_source_with_a_weight_that_is_shorter_than_a_row_is_refused(two_source
     with pytest.raises(DataError, match="the source other holds 100 tokens, fewer than a row"):
         Batches(two_sources, 300, 1, seed=1, shares={"one": Share(1), "other": Share(1)})
     assert Batches(two_sources, 300, 1, seed=1).rows_per_epoch == 1
+
+
+def test_maximum_epochs_that_do_not_fill_a_batch_are_refused(two_sources):
+    with pytest.raises(DataError, match="reach their max_epochs after 4 rows, before a batch of 8 is full"):
+        Batches(two_sources, 10, 8, seed=1, shares={"one": Share(max_epochs=0.1), "other": Share(max_epochs=0.01)})

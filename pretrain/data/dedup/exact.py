@@ -7,6 +7,7 @@ import pyarrow as pa
 import xxhash
 
 from pretrain.data.documents import LINK, Details
+from pretrain.data.manifests import UNICODE
 from pretrain.data.words import pieces
 
 
@@ -19,7 +20,7 @@ class ExactDuplicates:
     """
 
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
     rule: ClassVar[str] = "exact_duplicate"
     threshold: float = 1.0
 

@@ -3,13 +3,12 @@
 import io
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from pretrain.data.sources.reading import Limits, Record, Refused, Unreadable, printable
-from pretrain.data.sources.streams import SMALL, decompressed
+from pretrain.data.sources.streams import DAMAGE, SMALL, decompressed
 
 MEMBER = 1 << 40  # positions of the records of one member; a larger one would break every other limit before
 
@@ -35,7 +34,7 @@ def read_tar(stream: BinaryIO, limits: Limits, read: ReadMember) -> Iterator[Rec
                     continue
                 content = cast(BinaryIO, _Forward(cast(io.BufferedReader, archive.extractfile(member))))
                 yield from _member(number, member.name, content, limits, read)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:  # the last two: in headers made for it
         rule = "wrong_format" if number < 0 else "damaged" if isinstance(error, _BadHeader) else "truncated"
         raise Unreadable(rule, f"the tar archive cannot be read behind member {number + 1}: {error}") from error
 
@@ -85,21 +84,23 @@ def read_zip(stream: BinaryIO, limits: Limits, read: ReadMember) -> Iterator[Rec
     if not stream.seekable():
         raise Unreadable("wrong_format", "a zip archive inside another file cannot be read; unpack it")
     try:
+        most = max(SMALL, limits.expansion * stream.seek(0, io.SEEK_END))
         with zipfile.ZipFile(stream) as archive:
             for number, member in enumerate(archive.infolist()):
                 if member.is_dir():
                     continue
-                if member.file_size > max(SMALL, limits.expansion * member.compress_size):
+                bomb = member.file_size > max(SMALL, limits.expansion * member.compress_size)
+                most -= 0 if bomb else member.file_size
+                if bomb or most < 0:  # by itself, or together with those before
                     reason = f"{member.compress_size:,} bytes of zip become {member.file_size:,}"
                     yield Refused(number * MEMBER, "bomb", f"{printable(member.filename)}: {reason}")
                     continue
                 try:
                     with archive.open(member) as content:
                         yield from _member(number, member.filename, cast(BinaryIO, content), limits, read)
-                except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-                    # RuntimeError: encrypted; NotImplementedError: packed in a way that Python does not know
+                except (*DAMAGE, zipfile.BadZipFile, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
                     yield Refused(number * MEMBER + MEMBER - 1, "damaged", f"{printable(member.filename)}: {error}")
-    except (zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise Unreadable("damaged", f"the zip archive cannot be read: {error}") from error
 
 

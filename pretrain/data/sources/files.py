@@ -22,6 +22,7 @@ from pretrain.data.sources.formats import (
     read_warc,
     read_xml,
 )
+from pretrain.data.sources.gzip_members import opened_archive
 from pretrain.data.sources.reading import Limits, Record, Refused, SourceFile, Unreadable
 from pretrain.data.sources.streams import is_address, is_compressed, opened, raw_file
 from pretrain.errors import UsageError
@@ -43,6 +44,7 @@ READERS: dict[str, Reader] = {
 }
 COMPRESSED = frozenset((".gz", ".zst", ".bz2", ".xz"))
 ARCHIVES = frozenset((".tar", ".tgz", ".tbz2", ".txz", ".zip"))
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 BEGINNINGS: tuple[tuple[int, bytes, Reader], ...] = ((0, b"PAR1", read_parquet), (0, b"WARC/", read_warc))
 
 
@@ -56,8 +58,7 @@ class Files:
         extractor: of the main text of HTML.
     """
 
-    version: ClassVar[int] = 2
-    libraries: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -71,19 +72,28 @@ class Files:
         self.text_field = text_field
         self.unit: Literal["file", "line", "paragraph"] = unit
         self.extractor: Literal["resiliparse", "trafilatura"] = extractor
+        self._has_pages = False
 
     def files(self) -> list[SourceFile]:
         if not self.paths:
             raise UsageError("data=files reads data.paths, which is empty; try data.paths=[a_folder,a_file.jsonl]")
-        return [dataclasses.replace(file, splittable=self._splits(file)) for file in find(self.paths, _is_wanted)]
+        found = [dataclasses.replace(file, splittable=self._splits(file)) for file in find(self.paths, _is_wanted)]
+        self._has_pages = any(READERS.get(_suffix(file.name)) in (read_html, read_warc) for file in found)
+        return found
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The extractor, where the files hold pages: what `files()` found last."""
+        return (self.extractor,) if self._has_pages else ()
 
     def read(self, file: SourceFile, limits: Limits) -> Iterator[Record | Refused]:
         reading = Reading(
             file.name, limits, self.text_field, self.unit, self.extractor, file.start, file.end, file.lines_before
         )
-        with opened(file, limits) as stream:
+        open_it = opened_archive if READERS.get(_suffix(file.name)) is read_warc else opened
+        with open_it(file, limits) as stream:
             head = cast(io.BufferedReader, stream).peek(512)
-            if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            if head.startswith(ZIP):
                 yield from read_zip(stream, limits, partial(_member, reading))
             elif head[257:262] == b"ustar" or _is_tar(file.name):
                 yield from read_tar(stream, limits, partial(_member, reading))
@@ -92,9 +102,14 @@ class Files:
 
     def _splits(self, file: SourceFile) -> bool:
         """Whether a file is large, on this machine's disk, and plain text in lines."""
-        reader = READERS.get(PurePath(file.name).suffix.lower(), read_text)
-        in_lines = reader is read_json_lines or (reader is read_text and self.unit == "line")
-        return in_lines and file.size > BLOCK and not file.refusal and not is_address(file.path) and _is_plain(file)
+        if file.size <= BLOCK or file.refusal or is_address(file.path):
+            return False
+        with raw_file(file.path) as raw:
+            head = raw.read(512)
+        if is_compressed(head) or head.startswith(ZIP) or head[257:262] == b"ustar" or _is_tar(file.name):
+            return False
+        reader = _reader(file.name, head)
+        return reader is read_json_lines or (reader is read_text and self.unit == "line")
 
 
 def _reader(name: str, head: bytes) -> Reader:
@@ -126,11 +141,6 @@ def _suffix(name: str) -> str:
 
 def _is_wanted(name: str) -> bool:
     return _suffix(name) in READERS or _suffix(name) in ARCHIVES
-
-
-def _is_plain(file: SourceFile) -> bool:
-    with raw_file(file.path) as raw:
-        return not is_compressed(raw.read(8))
 
 
 def _is_tar(name: str) -> bool:

@@ -1,8 +1,9 @@
 """Finding files under paths and addresses, each under a name that is the same on every machine."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -25,6 +26,7 @@ def find(paths: Sequence[str], wanted: Callable[[str], bool]) -> list[SourceFile
     found = []
     for root, path in enumerate(paths):
         prefix = f"{root}/" if len(paths) > 1 else ""  # keeps names apart that two folders share
+        path = path.removeprefix("file://")
         found += list(_remote(path, prefix, wanted) if is_address(path) else _local(path, prefix, wanted))
     return found
 
@@ -110,10 +112,30 @@ def _remote(address: str, prefix: str, wanted: Callable[[str], bool]) -> Iterato
     base = root.partition("*")[0].rpartition("/")[0] if "*" in root or root in entries else root
     for path, entry in entries.items():
         name = path.removeprefix(base).lstrip("/")
-        if wanted(name) or list(entries) == [path]:
+        if wanted(name) or "*" in root or root in entries:
+            size, refusal = entry.get("size"), None
+            if size is None:
+                size, refusal = 0, ("unreadable", "the server does not tell its size")
             yield SourceFile(
-                printable(prefix + name), system.unstrip_protocol(path), int(entry["size"]), str(system.ukey(path))
+                printable(prefix + name), system.unstrip_protocol(path), int(size), _version(entry), refusal=refusal
             )
+
+
+def _version(entry: Mapping[str, Any]) -> str:
+    """What changes when a remote file does, as far as its server tells."""
+    known = (
+        "size",
+        "ETag",
+        "etag",
+        "md5Hash",
+        "crc32c",
+        "LastModified",
+        "last_modified",
+        "updated",
+        "mtime",
+        "created",
+    )
+    return " ".join(f"{name}={entry[name]}" for name in known if entry.get(name) is not None)
 
 
 def _why(error: OSError) -> str:

@@ -29,9 +29,10 @@ from pretrain.data.sources.reading import (
     too_large,
 )
 
-ROWS = 64  # of a Parquet file, read at once
+ROWS = 256  # of a Parquet file, read at once, at most
+ROW_BYTES = 2_000_000  # of their content, about
 CHUNK = 1 << 16  # bytes of JSON read at once
-ESCAPES = 2  # bytes of JSON that a byte of text may take: "\u732b" is six for three
+ESCAPES = 3  # bytes of JSON that a byte of text may take: "\u0434" is six for two
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ BETWEEN = re.compile(r"[ \t\r\n,]*")  # the values of a file of JSON
 Reader = Callable[[BinaryIO, Reading], Iterator[Record | Refused]]
 
 
-def lines(stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, int, bytes | None]]:
-    """Where each line starts in the file, its number from 1, and the line, or None where it is too long to hold."""
+def lines(stream: BinaryIO, reading: Reading, escapes: int = 1) -> Iterator[tuple[int, int, bytes | None]]:
+    """Where each line starts in the file, its number from 1, and the line, or None where it is too long to hold.
+
+    Args:
+        escapes: bytes of a line that a byte of text may take.
+    """
     position, number = reading.start, reading.lines_before
-    most = ESCAPES * reading.limits.document_bytes + HEAD
+    most = escapes * reading.limits.document_bytes + HEAD
     if position:  # a line that starts before the piece is another's; line ends before the piece are counted
         stream.seek(position - 1)
         position += _rest_of_line(stream) - 1
@@ -104,7 +109,7 @@ def read_text(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
         return
     paragraph: list[bytes] = []
     start, first, size = 0, 0, 0
-    most = ESCAPES * reading.limits.document_bytes + HEAD
+    most = reading.limits.document_bytes + HEAD
     for position, number, line in lines(stream, reading):
         blank = line is not None and not line.strip()
         if not blank:
@@ -132,7 +137,7 @@ def _passage(raw: list[bytes], position: int, line: int, reading: Reading) -> Re
 
 def read_json_lines(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
     """A JSON object a line."""
-    for position, number, line in lines(stream, reading):
+    for position, number, line in lines(stream, reading, ESCAPES):
         if line is None:
             yield too_large(position, None, reading.limits, number)
             continue
@@ -175,9 +180,9 @@ def _from_row(row: Any, position: int, line: int | None, reading: Reading) -> Re
         replaced = surrogates = 0
     else:
         text, replaced, surrogates = mended(text)
+    del row[reading.text_field]
     own_id = row.pop("id", None)
     name = f"{reading.name}:{position if line is None else line}" if own_id is None else mended(str(own_id))[0]
-    del row[reading.text_field]
     return Record(position, name, text, _json(row) if row else "{}", replaced, surrogates, line)
 
 
@@ -195,14 +200,11 @@ def _json(meta: dict[str, Any]) -> str:
 def read_json(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
     """JSON objects, one behind the other or in an array, read one at a time; a text in an array is a document too.
 
-    A file whose first line is an object by itself is read as JSON lines, which often have this name too.
+    A file of which one of the first lines is an object by itself is read as JSON lines, which often have this name too.
     """
-    first = cast(io.BufferedReader, stream).peek(1 << 16).partition(b"\n")[0]
-    try:
-        is_lines = isinstance(orjson.loads(first), dict)
-    except ValueError:
-        is_lines = False
-    if is_lines:
+    beginning = cast(io.BufferedReader, stream).peek(1 << 16)
+    in_array = beginning.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    if not in_array and any(_is_object(line) for line in beginning.split(b"\n")[:-1]):
         yield from read_json_lines(stream, reading)
         return
     text = _Text(stream)
@@ -214,6 +216,8 @@ def read_json(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
     while True:
         at = cast(re.Match[str], BETWEEN.match(buffer, at)).end()
         if in_array and buffer[at : at + 1] == "]":
+            if (buffer[at + 1 :] + text.read(CHUNK)).strip():
+                raise Unreadable("not_json", f"something follows the array of {position} elements; one a file is read")
             return
         try:
             row, end = decoder.raw_decode(buffer, at)
@@ -234,6 +238,14 @@ def read_json(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
             found = found._replace(replaced=found.text.count(REPLACEMENT) - found.surrogates)
         yield found
         position, at = position + 1, end
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a line, none that is indented as part of something larger, is a JSON object by itself."""
+    try:
+        return line.startswith(b"{") and isinstance(orjson.loads(line), dict)
+    except ValueError:
+        return False
 
 
 class _Text:
@@ -267,23 +279,27 @@ class _Text:
 def read_csv(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
     """Rows of comma- or tab-separated values under a header."""
     csv.field_size_limit(reading.limits.document_bytes)
-    broken = 0
+    broken = too_long = 0
 
     def texts() -> Iterator[str]:
-        nonlocal broken
-        for _, _, line in lines(stream, reading):
+        nonlocal broken, too_long
+        for _, _, line in lines(stream, reading, ESCAPES):
             text, replaced = ("\n", 0) if line is None else decoded(line)
             broken += replaced
+            too_long += line is None
             yield text
 
     rows = csv.reader(texts(), delimiter="\t" if ".tsv" in reading.name.lower() else ",")
-    header = next(rows, [])
+    try:
+        header = next(rows, [])
+    except csv.Error as error:
+        raise Unreadable("not_csv", f"no header of CSV: {error}") from error
     if reading.text_field not in header:
         raise Unreadable("no_text", f"no column {reading.text_field!r}; there are {', '.join(header)[:200]}")
     position = 0
     while True:
         position += 1
-        line, broken = rows.line_num + 1, 0
+        line, broken, too_long = rows.line_num + 1, 0, 0
         try:
             row = next(rows, None)
         except csv.Error as error:
@@ -291,6 +307,9 @@ def read_csv(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:
             continue
         if row is None:
             return
+        if too_long:
+            yield too_large(position, None, reading.limits, line, str(row)[:HEAD])
+            continue
         if not row:
             continue
         if len(row) != len(header):
@@ -311,13 +330,23 @@ def read_parquet(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refuse
             if reading.text_field not in source.schema_arrow.names:
                 names = ", ".join(source.schema_arrow.names)[:200]
                 raise Unreadable("no_text", f"no column {reading.text_field!r}; there are {names}")
-            for batch in source.iter_batches(ROWS):
-                for row in batch.to_pylist():
-                    yield from_row(row, position, None, reading)
-                    position += 1
+            for group in range(source.num_row_groups):
+                size = source.metadata.row_group(group)
+                rows = max(1, min(ROWS, ROW_BYTES * size.num_rows // max(1, size.total_byte_size)))
+                for batch in source.iter_batches(rows, row_groups=[group]):
+                    for row in range(len(batch)):
+                        yield _parquet_row(batch.slice(row, 1), position, reading)
+                        position += 1
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"no readable Parquet after {position:,} rows: {str(error).partition(chr(10))[0]}"
         raise Unreadable("damaged" if position else "wrong_format", reason) from error
+
+
+def _parquet_row(row: pa.RecordBatch, position: int, reading: Reading) -> Record | Refused:
+    try:
+        return from_row(row.to_pylist()[0], position, None, reading)
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # bytes that are not UTF-8, a year beyond 9999
+        return Refused(position, "damaged", f"row {position + 1} cannot be read: {error}")
 
 
 def read_html(stream: BinaryIO, reading: Reading) -> Iterator[Record | Refused]:

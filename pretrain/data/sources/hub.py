@@ -154,7 +154,8 @@ class HuggingFace:
         try:
             commit = HfApi().dataset_info(self.repository, revision=self.revision, timeout=ANSWER_SECONDS).sha
         except _http_errors(OSError, ValueError) as error:
-            if _cached(self.repository, self.subset) is not None:
+            as_cached = self.revision is None and self.folder is None  # the cache does not say which it holds
+            if as_cached and _cached(self.repository, self.subset) is not None:
                 return None
             raise UsageError(_unreachable(self.repository, self.revision, error)) from error
         return str(commit)

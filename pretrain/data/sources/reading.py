@@ -104,7 +104,9 @@ class Source(Protocol):
     """
 
     version: ClassVar[int]
-    libraries: ClassVar[tuple[str, ...]]
+
+    @property
+    def libraries(self) -> tuple[str, ...]: ...
 
     def files(self) -> list[SourceFile]:
         """The files, in an order that is the same on every machine.
