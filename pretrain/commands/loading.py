@@ -27,7 +27,7 @@ class LoadedRun:
     folder: Path
     settings: TrainConfig
     state: TrainingState
-    tokenizer: bpe.BytePairTokenizer
+    tokenizer: bpe.BackendTokenizer
     model: LanguageModel
 
 

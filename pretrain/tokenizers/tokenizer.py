@@ -37,6 +37,11 @@ class Tokenizer(Protocol):
         ...
 
 
+def dtype_of(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest type of token shards that holds every id."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
 class TokenizerTrainer(Protocol):
     """What a config names: settings from which, and a corpus, a tokenizer comes.
 
