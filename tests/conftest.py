@@ -68,7 +68,7 @@ def tiny_corpus() -> list[str]:
 def tokenizer_file(tiny_corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tokenizer.json of a byte-pair encoding with a few merges."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    BytePairEncoding(vocab_size=320, sample_bytes=10**6).train(tiny_corpus).save(path)
+    BytePairEncoding(vocab_size=320, splitting="gpt2", sample_bytes=10**6).train(tiny_corpus).save(path)
     return path
 
 

@@ -10,7 +10,8 @@ from pretrain.config import TrainConfig, parse
 from pretrain.data.manifests import checksum, read_json
 from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.models.language_model import LanguageModel
-from pretrain.tokenizers import bpe
+from pretrain.tokenizers.loading import load
+from pretrain.tokenizers.tokenizer import Tokenizer
 from pretrain.tracking.console import warn
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState, read_checkpoint
@@ -27,7 +28,7 @@ class LoadedRun:
     folder: Path
     settings: TrainConfig
     state: TrainingState
-    tokenizer: bpe.BackendTokenizer
+    tokenizer: Tokenizer
     model: LanguageModel
 
 
@@ -50,7 +51,7 @@ def load_run(name: str, step: int | str, runs_dir: str, device: torch.device, pr
     written = read_json(folder / "data_manifest.json")
     if written is not None and written["tokenizer"] != checksum(tokenizer_file):
         raise DataError(f"{tokenizer_file} is not the tokenizer that {folder} was trained with")
-    tokenizer = bpe.load(tokenizer_file)
+    tokenizer = load(tokenizer_file)
     model = build_model(settings.model, tokenizer.vocab_size)
     model.load_weights(checkpoint.weights)
     dtype = DTYPES[checkpoint.state.precision if precision == "auto" else precision]

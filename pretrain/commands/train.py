@@ -27,7 +27,7 @@ from pretrain.reporting.loss_curve import loss_curve
 from pretrain.reporting.tables import decimal, show_table
 from pretrain.sampling.generation import generate
 from pretrain.stopping import Stop
-from pretrain.tokenizers import bpe
+from pretrain.tokenizers.loading import load
 from pretrain.tracking.console import ConsoleTracker, duration, say, training_progress, warn
 from pretrain.tracking.jsonl import Metrics, finite, read_metrics
 from pretrain.training.allocator import keep_freed_memory
@@ -328,7 +328,7 @@ def _sample(
 ) -> str | None:
     if not settings.sample.max_tokens:
         return None
-    tokenizer = bpe.load(prepared.tokenizer)
+    tokenizer = load(prepared.tokenizer)
     prompt = [tokenizer.end_of_text, *tokenizer.encode(settings.sample.prompt)]
     try:
         [continuation] = generate(

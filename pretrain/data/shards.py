@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pretrain.data.manifests import MANIFEST, checksum, key_of, read_json, temporary_name, write_json
 from pretrain.data.stages import Built, Watch, Workspace
 from pretrain.errors import DataError
-from pretrain.tokenizers import bpe
+from pretrain.tokenizers.loading import load
 from pretrain.tokenizers.tokenizer import Tokenizer, TokenizerTrainer
 
 VERSION = 2
@@ -46,7 +46,9 @@ def train_tokenizer(trainer: TokenizerTrainer, settings: dict[str, Any], train: 
     Returns:
         its tokenizer.json, in a folder of its key.
     """
-    key = key_of(settings=settings, code=trainer.version, libraries=trainer.libraries, inputs=[train.key])
+    settings = {name: value for name, value in settings.items() if name != "path"}  # its content counts
+    inputs = [trainer.fingerprint(), *([train.key] if trainer.sample_bytes else [])]
+    key = key_of(settings=settings, code=trainer.version, libraries=trainer.libraries, inputs=inputs)
     path = workspace.folder / "tokenizers" / key / "tokenizer.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ def write_shards(
     for task, shard in workspace.executor.map(_encode, tasks, workspace.watch.idle):
         shards[task.name] = shard
         workspace.watch.done("tokenize", task.bytes, [])
-    tokenizer = bpe.load(tokenizer_file)
+    tokenizer = load(tokenizer_file)
     manifest = {
         "key": key,
         "tokenizer": tokenizer_hash,
@@ -201,7 +203,7 @@ def _encode(task: _Task) -> TokenShard:
     done = read_json(record)
     if done is not None:
         return TokenShard(**done)
-    tokenizer = bpe.load(task.tokenizer)
+    tokenizer = load(task.tokenizer)
     dtype = _dtype(tokenizer)
     shard = TokenShard(f"{task.name}.bin", "", 0, 0, 0, 0, 0, "")
     starts: list[int] = []

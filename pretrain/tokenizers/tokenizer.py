@@ -54,3 +54,7 @@ class TokenizerTrainer(Protocol):
     sample_bytes: int
 
     def train(self, texts: Iterable[str]) -> Tokenizer: ...
+
+    def fingerprint(self) -> str:
+        """What the tokenizer depends on beside the settings and the corpus, such as the content of a file."""
+        ...
