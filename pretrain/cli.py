@@ -25,6 +25,8 @@ HYDRA_VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 # Hydra writes no folders, no log files and nothing on stdout: run folders are the program's own.
 HYDRA_SETTINGS = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
+BARE_WORDS = {"inspect": "view"}  # the setting that a bare first word behind a command is the value of
+
 COUNT = re.compile(r"(\d+(?:_\d+)*(?:\.\d+)?)(?:[eE]\+?(\d+)|([kKMG]))")
 UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -84,7 +86,10 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
         raise UsageError(f"unknown command {two}{schema.suggestion(two, commands)}")
     if words[0] not in commands:
         raise UsageError(f"unknown command {words[0]}{schema.suggestion(words[0], commands)}")
-    return words[0], words[1:]
+    arguments = words[1:]
+    if words[0] in BARE_WORDS and arguments and arguments[0].isidentifier():
+        arguments[0] = f"{BARE_WORDS[words[0]]}={arguments[0]}"
+    return words[0], arguments
 
 
 def understood(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

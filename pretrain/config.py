@@ -60,6 +60,8 @@ class TrainerSettings:
     batch_tokens: Count
     micro_batch: Count | None
     sequence_length: Count | None
+    packing: Literal["stream", "documents", "contiguous"]
+    loader_workers: Annotated[int, Ge(0)]
     eval_every: Count
     eval_tokens: Count
     checkpoint_every: Count
@@ -211,6 +213,24 @@ class RunsConfig:
     format: Format
 
 
+@dataclass(frozen=True)
+class InspectConfig(RunsConfig):
+    run: str
+    step: int | str
+    device: Device
+    threads: Count | None
+    precision: Precision
+    view: Part
+
+
+@dataclass(frozen=True)
+class ExportConfig(RunsConfig):
+    run: str
+    step: int | str
+    to: Literal["arpa"]
+    path: str | None
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "data": DataConfig,
@@ -218,6 +238,8 @@ SCHEMAS: dict[str, type] = {
     "data_clean": DataCleanConfig,
     "eval": EvalConfig,
     "sample": SampleConfig,
+    "inspect": InspectConfig,
+    "export": ExportConfig,
     "runs": RunsConfig,
 }
 

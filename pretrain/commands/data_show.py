@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from pretrain.commands.data import limits_of, settings_of
+from pretrain.commands.data import limits_of, recipe_of, settings_of
 from pretrain.config import DataSettings, DataShowConfig, build
 from pretrain.data.collect import list_files
 from pretrain.data.excerpt import pass_through, scattered_pieces, some_documents
@@ -80,9 +80,8 @@ def _chain(data: DataSettings, at: Workspace) -> list[str]:
     sources = {name: build(part) for name, part in data.sources.items()}
     key = list_files(sources, settings_of(data.sources), limits_of(data), data.shard_bytes, at.folder).key
     folders = [f"collect-{key}"]
-    for name, part in data.stages.items():
-        stage = build(part)
-        key = key_of(settings=dict(part), code=stage.version, libraries=stage.libraries, inputs=[key])
+    for name, (settings, stage) in recipe_of(data).items():
+        key = key_of(settings=settings, code=stage.version, libraries=stage.libraries, inputs=[key])
         folders.append(f"{name}-{key}")
     missing = [i for i, name in enumerate(folders) if not (at.folder / "stages" / name / MANIFEST).is_file()]
     return folders[: missing[0]] if missing else folders
@@ -119,7 +118,7 @@ def _refuse_rule(rule: str | None, stages: Sequence[Built]) -> None:
 
 def _tried(settings: DataShowConfig) -> dict[str, Any]:
     sources = {name: build(part) for name, part in settings.data.sources.items()}
-    recipe = {name: (dict(part), build(part)) for name, part in settings.data.stages.items()}
+    recipe = recipe_of(settings.data)
     limits = limits_of(settings.data)
     pieces = scattered_pieces(sources, SEED if settings.seed is None else settings.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,8 @@ def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
     loaded = load_run(name, settings.step, settings.runs_dir, chosen_device(settings.device), settings.precision)
     stream = _validation_tokens(loaded)
     row = loaded.settings.sequence_length
-    measure = Validation(stream, row, settings.eval.stride or max(1, row // 2), len(stream), Stop())
+    apart = loaded.settings.trainer.packing == "documents"
+    measure = Validation(stream, row, settings.eval.stride or max(1, row // 2), len(stream), Stop(), apart)
     loss = measure.loss(loaded.model, whole=True)
     result: dict[str, Any] = {
         "run": str(loaded.folder.absolute()),

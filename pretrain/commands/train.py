@@ -21,7 +21,7 @@ from pretrain.data.mixture import Share
 from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.errors import ConfigError, SamplingError
 from pretrain.evaluation.loss import Loss, Validation
-from pretrain.evaluation.references import fit_references
+from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references
 from pretrain.models.language_model import LanguageModel
 from pretrain.reporting.loss_curve import loss_curve
 from pretrain.reporting.tables import decimal, show_table
@@ -53,7 +53,7 @@ FREE = {
     "eval",
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
-RHYTHM = {"trainer.eval_tokens", "trainer.keep_checkpoints", "trainer.checkpoint_every"}
+RHYTHM = {"trainer.eval_tokens", "trainer.keep_checkpoints", "trainer.checkpoint_every", "trainer.loader_workers"}
 
 
 def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> dict[str, Any]:
@@ -71,11 +71,14 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     manifest = read_manifest(prepared.folder)
     training, validation = (TokenStream(prepared.folder, name, manifest) for name in ("train", "validation"))
     shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
-    batches = Batches(training, settings.sequence_length, settings.rows, settings.seed, shares)
+    trainer, row = settings.trainer, settings.sequence_length
+    batches = Batches(
+        training, row, settings.rows, settings.seed, shares, packing=trainer.packing, workers=trainer.loader_workers
+    )
     folder = _run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        checkpoints = Checkpoints(folder, settings.trainer.keep_checkpoints)
+        checkpoints = Checkpoints(folder, trainer.keep_checkpoints)
         checkpoint = checkpoints.newest(warn)
         if checkpoint:
             _refuse_changes(settings, manifest["key"], folder)
@@ -91,10 +94,8 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
             stream.verify()
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
         _write_beginnings(folder, config, prepared)
-        row = settings.sequence_length
-        measure = Validation(
-            validation, row, settings.eval.stride or max(1, row // 2), settings.trainer.eval_tokens, stop
-        )
+        stride, apart = settings.eval.stride or max(1, row // 2), trainer.packing == "documents"
+        measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart)
         say(_described(folder, settings, update, state, device))
         loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, stop)
         loss = loss or measure.loss(update.working, whole=True)
@@ -318,7 +319,7 @@ def _references(
     if references is None:
         say("fitting the references: unigram, bigram and the best n-gram")
         sizes = {"vocab_size": manifest["vocab_size"], "end_of_text": manifest["end_of_text"]}
-        references = dict(fit_references(training.array(), validation.array(), **sizes))
+        references = dict(fit_references(training.array(MOST_TRAINING_TOKENS), validation.array(), **sizes))
         write_json(path, references)
     return references
 

@@ -2,17 +2,28 @@
 
 A row is a fixed slice of the stream of one source, `sequence_length` + 1 tokens, so that every token of it is a target
 once. An epoch of a source visits all of its rows in the order of a keyed permutation, which needs no table; which
-source a row comes from is told by the mixture.
+source a row comes from is told by the mixture. Packing `contiguous` keeps the stream's order instead: the stream is cut
+into as many lanes as a batch has rows, and row b of batch i + 1 goes on where row b of batch i ended.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pretrain.data.mixture import Mixture, Share
 from pretrain.data.permutation import mixed, permuted
 from pretrain.data.shards import TokenStream
-from pretrain.errors import DataError
+from pretrain.errors import ConfigError, DataError
+
+Packing = Literal["stream", "documents", "contiguous"]
+
+ORDERED_AT_ONCE = 4096  # rows whose places are computed together: for one row alone it takes as long as reading it
+BLOCKS = 8  # of such places that are remembered
+AHEAD = 2  # batches that each worker may be ahead
 
 
 class Batches:
@@ -21,11 +32,17 @@ class Batches:
     Args:
         stream: the training tokens.
         sequence_length: targets a row.
-        rows: rows a batch.
+        rows: rows a batch, on all ranks together.
         seed: of the order.
         shares: of the sources, by name; one that is not named counts by its size.
+        packing: stream: documents run on; documents: the same rows, in which a model shall not look from one document
+            into another; contiguous: see above.
+        rank, ranks: of `ranks` processes this one reads the rows of the `rank`-th, from 0 on.
+        workers: threads that read the next batches while a step computes; 0 reads each when it is asked for. They
+            change no batch, and pay where the shards lie on a slow disk.
     Raises:
         DataError: the stream, or a source that has a weight, is shorter than one row.
+        ConfigError: the rows cannot be shared among the ranks, or shares do not go with the packing.
     """
 
     def __init__(
@@ -35,59 +52,129 @@ class Batches:
         rows: int,
         seed: int,
         shares: Mapping[str, Share] | None = None,
+        *,
+        packing: Packing = "stream",
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
     ) -> None:
         self.stream = stream
         self.sequence_length = sequence_length
         self.rows = rows
         self.seed = seed
-        spans = stream.sources()
-        chosen = [(shares or {}).get(name, Share()) for name in spans]
-        self._starts = [start for start, _ in spans.values()]
-        self._sizes = [(stop - start - 1) // sequence_length for start, stop in spans.values()]
-        for (name, (start, stop)), size, share in zip(spans.items(), self._sizes, chosen, strict=True):
-            if size < 1 and share.weight is not None:
-                raise _too_short(f"the source {name}", stop - start, sequence_length)
-        self.rows_per_epoch = sum(self._sizes)
-        if self.rows_per_epoch < 1:
-            raise _too_short(f"the {stream.name} split", len(stream), sequence_length)
-        self.mixture = Mixture(self._sizes, chosen, seed)
+        self.packing = packing
+        if rows % ranks:
+            raise ConfigError(
+                f"a batch of {rows} rows cannot be shared among {ranks} ranks; "
+                f"try trainer.batch_tokens={-(-rows // ranks) * ranks * sequence_length}"
+            )
+        self._own = slice(rank * rows // ranks, (rank + 1) * rows // ranks)
+        if packing == "contiguous":
+            self._batches_a_lane = self._lanes(shares or {})
+            self.rows_per_epoch = self._batches_a_lane * rows
+            self.most_batches: int | None = None  # after which every source has reached its maximum epochs
+        else:
+            self.mixture = self._mixed(shares or {})
+            self.rows_per_epoch = sum(self._sizes)
+            most = self.mixture.most_rows
+            self.most_batches = None if most is None else most // rows
         if self.most_batches == 0:
             raise DataError(
                 f"the sources reach their max_epochs after {self.mixture.most_rows} rows, before a batch of {rows} is "
                 "full; raise data.sources.NAME.max_epochs or lower trainer.batch_tokens"
             )
+        self._block = lru_cache(BLOCKS)(self._ordered)
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, "batches") if workers else None
+        self._coming: dict[int, Future[NDArray[np.int64]]] = {}
 
     @property
     def tokens(self) -> int:
-        """Targets in a batch."""
+        """Targets in a batch, on all ranks together."""
         return self.rows * self.sequence_length
 
-    @property
-    def most_batches(self) -> int | None:
-        """Batches after which every source has reached its maximum epochs; None: never."""
-        return None if self.mixture.most_rows is None else self.mixture.most_rows // self.rows
+    def __getitem__(self, number: int) -> NDArray[np.int64]:
+        """This rank's rows of batch `number`, (rows / ranks, sequence_length + 1) int64."""
+        if self._pool is None:
+            return self._read(number)
+        wanted = range(number, number + 1 + AHEAD * self._workers)
+        for later in self._coming.keys() - set(wanted):
+            self._coming.pop(later).cancel()
+        for later in wanted:
+            if later not in self._coming and (self.most_batches is None or later < max(self.most_batches, number + 1)):
+                self._coming[later] = self._pool.submit(self._read, later)
+        return self._coming.pop(number).result()
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        """Batch `number`, (rows, sequence_length + 1) int64."""
-        places = np.arange(number * self.rows, (number + 1) * self.rows, dtype=np.int64)
-        starts = self._token_starts(*self.mixture.places(places))
-        return np.stack([self.stream.read(start, start + self.sequence_length + 1) for start in starts.tolist()])
+    def goes_on(self, number: int) -> bool:
+        """Whether the rows of batch `number` go on where those of the batch before it ended."""
+        return self.packing == "contiguous" and number % self._batches_a_lane > 0
 
-    def _token_starts(self, sources: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Where rows start in the stream, given their sources and how many rows of the source came before each."""
+    def _read(self, number: int) -> NDArray[np.int64]:
+        first, last = number * self.rows + self._own.start, number * self.rows + self._own.stop
+        blocks = range(first // ORDERED_AT_ONCE, (last - 1) // ORDERED_AT_ONCE + 1)
+        starts = np.concatenate([self._block(block) for block in blocks])
+        offset = blocks.start * ORDERED_AT_ONCE
+        return self.stream.rows(starts[first - offset : last - offset], self.sequence_length + 1)
+
+    def _ordered(self, block: int) -> NDArray[np.int64]:
+        """Where the rows of a block of the order start in the stream."""
+        places = block * ORDERED_AT_ONCE + np.arange(ORDERED_AT_ONCE, dtype=np.int64)
+        if self.packing == "contiguous":
+            batches, lanes = places // self.rows, places % self.rows
+            return (lanes * self._batches_a_lane + batches % self._batches_a_lane) * self.sequence_length
+        sources, counts = self.mixture.places(places)
         starts = np.empty_like(counts)
         for source in np.unique(sources).tolist():
-            size = self._sizes[source]
-            epochs, places = counts // size, counts % size
-            for epoch in np.unique(epochs[sources == source]).tolist():
-                here = (sources == source) & (epochs == epoch)
-                rows = permuted(places[here], size, key=mixed(mixed(self.seed, source), epoch))
-                starts[here] = self._starts[source] + rows * self.sequence_length
+            here, size = sources == source, self._sizes[source]
+            epochs, within = counts[here] // size, counts[here] % size
+            rows = permuted(within, size, mixed(mixed(self.seed, source), epochs))
+            starts[here] = self._starts[source] + rows * self.sequence_length
         return starts
 
+    def _mixed(self, shares: Mapping[str, Share]) -> Mixture:
+        spans = self.stream.sources()
+        chosen = [shares.get(name, Share()) for name in spans]
+        self._starts = [start for start, _ in spans.values()]
+        self._sizes = [(stop - start - 1) // self.sequence_length for start, stop in spans.values()]
+        for (name, (start, stop)), size, share in zip(spans.items(), self._sizes, chosen, strict=True):
+            if size < 1 and share.weight is not None:
+                raise self._too_short(f"the source {name}", stop - start)
+        if sum(self._sizes) < 1:
+            raise self._too_short(f"the {self.stream.name} split", len(self.stream))
+        return Mixture(self._sizes, chosen, self.seed)
 
-def _too_short(what: str, tokens: int, sequence_length: int) -> DataError:
-    return DataError(
-        f"{what} holds {tokens} tokens, fewer than a row of trainer.sequence_length={sequence_length} + 1; "
-        "bring more text or a shorter row"
-    )
+    def _lanes(self, shares: Mapping[str, Share]) -> int:
+        for name, share in shares.items():
+            if share != Share():
+                raise ConfigError(
+                    f"data.sources.{name} has a weight or max_epochs, but trainer.packing=contiguous reads all sources "
+                    "once an epoch, in order; leave them out, or choose another packing"
+                )
+        batches = (len(self.stream) - 1) // self.tokens
+        if batches < 1:
+            raise DataError(
+                f"the {self.stream.name} split holds {len(self.stream)} tokens, fewer than a batch of trainer.packing="
+                f"contiguous, {self.rows} rows of {self.sequence_length} + 1; bring more text or lower "
+                "trainer.batch_tokens"
+            )
+        return batches
+
+    def _too_short(self, what: str, tokens: int) -> DataError:
+        return DataError(
+            f"{what} holds {tokens} tokens, fewer than a row of trainer.sequence_length={self.sequence_length} + 1; "
+            "bring more text or a shorter row"
+        )
+
+
+def batch_of_step(step: int, skipped: Sequence[tuple[int, int]]) -> int:
+    """The number of the batch that `step` reads when windows of batches are passed over, such as those of a loss spike.
+
+    Args:
+        skipped: windows [first, last) of batch numbers, ascending and apart from each other.
+    """
+    number = step
+    for first, last in skipped:
+        if first > number:
+            break
+        number += last - first
+    return number

@@ -36,7 +36,9 @@ DROPPED = pa.schema(
 # What a stage that sees the whole corpus finds: two documents, by their places in the corpus, and how alike they are.
 LINK = pa.schema([("one", pa.int64()), ("other", pa.int64()), ("value", pa.float64())])
 
-Details = Callable[[NDArray[np.int64]], dict[int, NDArray[Any]]]  # what is known of documents, by place, ascending
+# What is known of some documents, given by their places, ascending: where what belongs to each begins, and last where
+# the last one's ends; and all of it in one array.
+Details = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,15 @@ def partition(documents: pa.Table, drops: list[Drop | None], counters: dict[str,
         schema=DROPPED,
     )
     return StageOutput(kept, dropped, counters or {})
+
+
+def without_repeats(documents: pa.Table, found: pa.Table, rule: str, threshold: float) -> StageOutput:
+    """Drop the documents that repeat another one.
+
+    Args:
+        found: their `row`, the `survivor`'s id, and the `value` that tells how alike they are; the first one counts.
+    """
+    drops: list[Drop | None] = [None] * len(documents)
+    for row, survivor, value in zip(*(found[name].to_pylist() for name in ("row", "survivor", "value")), strict=True):
+        drops[row] = drops[row] or Drop(rule, value, threshold, f"repeats document {survivor}", survivor)
+    return partition(documents, drops)

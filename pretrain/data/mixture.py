@@ -80,9 +80,7 @@ class Mixture:
         segment = self._segments[number]
         size = int(segment.quotas.sum())
         blocks, places = (rows - segment.first) // size, (rows - segment.first) % size
-        for block in np.unique(blocks).tolist():
-            here = blocks == block
-            places[here] = permuted(places[here], size, mixed(mixed(self.seed, number), block))
+        places = permuted(places, size, mixed(mixed(self.seed, number), blocks))
         ends = np.cumsum(segment.quotas)
         sources = np.searchsorted(ends, places, side="right")
         inside = places - (ends - segment.quotas)[sources]

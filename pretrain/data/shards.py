@@ -5,30 +5,31 @@ positions at which its documents start. The shards of a split, joined, are the s
 manifest holds checksums, sizes, and the hash of the tokenizer.
 """
 
+import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import resource
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
 
-from pretrain.data.manifests import MANIFEST, checksum, key_of, read_json, temporary_name, write_json
-from pretrain.data.stages import Built, Watch, Workspace
+from pretrain.data.manifests import MANIFEST, checksum, read_json, temporary_name, write_json
 from pretrain.errors import DataError
-from pretrain.tokenizers.loading import load
-from pretrain.tokenizers.tokenizer import Tokenizer, TokenizerTrainer
+from pretrain.tokenizers.tokenizer import dtype_of
 
-VERSION = 2
-DOCUMENTS_AT_ONCE = 256
-MOST_OF_ONE = 1_000_000  # characters of one document in the tokenizer's sample: none shall make the vocabulary alone
+VERSION = 3
+MOST_OPEN_FILES = 1024  # kept open by a stream, or a quarter of what the system allows a process
 
 
-@dataclass
+@dataclass(slots=True)
 class TokenShard:
-    """One file of tokens, and what the text in it measures."""
+    """One file of tokens, and what the text in it measures, 0 where only its tokens are known."""
 
     file: str
     checksum: str
@@ -38,102 +39,118 @@ class TokenShard:
     characters: int
     words: int  # separated by white space
     source: str  # the one that all its documents come from
+    index_checksum: str = ""  # of the document index; empty where there is none
 
 
-def train_tokenizer(trainer: TokenizerTrainer, settings: dict[str, Any], train: Built, workspace: Workspace) -> Path:
-    """Train a tokenizer on the first `sample_bytes` of the shuffled training documents, or find it trained.
-
-    Returns:
-        its tokenizer.json, in a folder of its key.
-    """
-    settings = {name: value for name, value in settings.items() if name != "path"}  # its content counts
-    inputs = [trainer.fingerprint(), *([train.key] if trainer.sample_bytes else [])]
-    key = key_of(settings=settings, code=trainer.version, libraries=trainer.libraries, inputs=inputs)
-    path = workspace.folder / "tokenizers" / key / "tokenizer.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(path)
-        trainer.train(_sample(train, trainer.sample_bytes, workspace.watch)).save(temporary)
-        temporary.rename(path)
-    return path
-
-
-def write_shards(
-    tokenizer_file: Path, sides: dict[str, Built], workspace: Workspace, made_of: Sequence[Built] = ()
-) -> Path:
-    """Encode the documents of each side into token shards, or find them written.
+class ShardWriter:
+    """Write one shard and its document index, document after document.
 
     Args:
-        made_of: every stage on the way, named in the manifest so that `pretrain data clean` knows what it needs.
-    Returns:
-        the folder of shards and manifest.
-    Raises:
-        DataError: the tokenizer gives an id outside its vocabulary.
+        name: of the files, without suffix.
+        vocab_size: ids; a document with others is refused.
+        source: the one that all documents come from.
     """
-    tokenizer_hash = checksum(tokenizer_file)
-    key = key_of(settings={}, code=VERSION, inputs=[tokenizer_hash, *(f"{n} {b.key}" for n, b in sides.items())])
-    folder = workspace.folder / "tokens" / key
-    if read_json(folder / MANIFEST) is not None:
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)  # of a build that was killed
-    tasks = [
-        _Task(
-            tokenizer_file,
-            file,
-            shard.bytes_out,
-            folder,
-            f"{name}-{index:05d}",
-            last=index == len(built.shards) - 1,
-        )
-        for name, built in sides.items()
-        for index, (file, shard) in enumerate(zip(built.files(), built.shards, strict=True))
-    ]
-    shards: dict[str, TokenShard] = {}
-    workspace.watch.begin("tokenize", sum(task.bytes for task in tasks))
-    for task, shard in workspace.executor.map(_encode, tasks, workspace.watch.idle):
-        shards[task.name] = shard
-        workspace.watch.done("tokenize", task.bytes, [])
-    tokenizer = load(tokenizer_file)
-    manifest = {
-        "key": key,
-        "tokenizer": tokenizer_hash,
-        "vocab_size": tokenizer.vocab_size,
-        "end_of_text": tokenizer.end_of_text,
-        "dtype": _dtype(tokenizer).name,
-        "made_of": [f"tokenizers/{tokenizer_file.parent.name}", *(f"stages/{built.folder.name}" for built in made_of)],
-        "splits": {
-            name: [asdict(shards[f"{name}-{index:05d}"]) for index in range(len(built.shards))]
-            for name, built in sides.items()
-        },
-    }
-    write_json(folder / MANIFEST, manifest)
-    return folder
+
+    def __init__(self, folder: Path, name: str, *, vocab_size: int, end_of_text: int, source: str = "") -> None:
+        self.shard = TokenShard(f"{name}.bin", "", 0, 0, 0, 0, 0, source)
+        self._path = folder / self.shard.file
+        self._temporary = temporary_name(self._path)
+        self._file = self._temporary.open("wb")
+        self._dtype = shard_dtype(vocab_size)
+        self._vocab_size = vocab_size
+        self._end_of_text = np.array([end_of_text], self._dtype)
+        self._starts: list[NDArray[np.uint64]] = []
+
+    def write(self, names: Sequence[str], documents: Sequence[NDArray[np.integer]]) -> None:
+        """Write documents (length,), ends of text aside.
+
+        Raises:
+            DataError: an id is outside the vocabulary; the message has the document's name.
+        """
+        joined = np.concatenate([piece for document in documents for piece in (self._end_of_text, document)])
+        if joined.max() >= self._vocab_size or joined.min() < 0:
+            for name, document in zip(names, documents, strict=True):
+                self._refuse_other_ids(name, document)
+        ends = self.shard.tokens + np.cumsum([1 + len(document) for document in documents], dtype=np.uint64)
+        self._starts.append(np.concatenate([np.array([self.shard.tokens], np.uint64), ends[:-1]]))
+        self._file.write(joined.astype(self._dtype, copy=False).data)
+        self.shard.tokens = int(ends[-1])
+        self.shard.documents += len(documents)
+
+    def write_long(self, name: str, pieces: Iterable[NDArray[np.integer]]) -> None:
+        """Write one document piece by piece; else as write."""
+        self._starts.append(np.array([self.shard.tokens], np.uint64))
+        self._file.write(self._end_of_text.data)
+        self.shard.tokens += 1
+        self.shard.documents += 1
+        for piece in pieces:
+            self._refuse_other_ids(name, piece)
+            self._file.write(piece.astype(self._dtype, copy=False).data)
+            self.shard.tokens += len(piece)
+
+    def _refuse_other_ids(self, name: str, document: NDArray[np.integer]) -> None:
+        for token in (document.min(), document.max()) if len(document) else ():
+            if not 0 <= token < self._vocab_size:
+                raise DataError(f"document {name}: token id {token} is outside {self._vocab_size} ids")
+
+    def close(self, *, last: bool) -> TokenShard:
+        """Put the files under their names; the `last` shard of a split ends with an end-of-text."""
+        if last:
+            self._file.write(self._end_of_text.data)
+            self.shard.tokens += 1
+        index = self._path.with_suffix(".idx")
+        temporary_index = temporary_name(index)
+        with self._file as file, temporary_index.open("wb") as index_file:
+            for starts in self._starts:
+                index_file.write(starts.astype("<u8", copy=False).data)
+            for written in (file, index_file):
+                written.flush()
+                os.fsync(written.fileno())
+        self._temporary.rename(self._path)
+        temporary_index.rename(index)
+        self.shard.checksum, self.shard.index_checksum = checksum(self._path), checksum(index)
+        return self.shard
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def shard_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """Little-endian, the smallest type that holds every id."""
+    return np.dtype(dtype_of(vocab_size)).newbyteorder("<")
 
 
 class TokenStream:
-    """The shards of one split as one array of token ids, read from memory maps.
+    """The shards of one split as one array of token ids.
 
+    Tokens are read by position (pread), not through memory maps: the pages of a map count as the process's own memory,
+    a map of a file that was cut kills the process, and each map holds a file open.
+
+    Args:
+        manifest: as read_manifest gives it.
     Attributes:
         bytes, characters, words: of the text that the tokens stand for.
+        end_of_text: the id before each document and behind the last one.
+        dtype: of the shards, little-endian uint16 or uint32.
+    Raises:
+        DataError: a file of the split is missing, cut or not in the manifest; the message names it.
     """
 
     def __init__(self, folder: Path, split: str, manifest: dict[str, Any]) -> None:
-        dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         self.shards = [TokenShard(**shard) for shard in manifest["splits"][split]]
         self.folder = folder
         self.name = split
+        self.end_of_text: int = manifest.get("end_of_text", 0)
         self.bytes = sum(shard.bytes for shard in self.shards)
         self.characters = sum(shard.characters for shard in self.shards)
         self.words = sum(shard.words for shard in self.shards)
-        self._maps: list[np.ndarray] = []
-        for shard in self.shards:
-            path = folder / shard.file
-            if not path.exists() or path.stat().st_size != shard.tokens * dtype.itemsize:
-                raise DataError(f"the token shard {path} is missing or cut; remove {folder} to write it again")
-            self._maps.append(np.memmap(path, dtype, mode="r") if shard.tokens else np.zeros(0, dtype))
-        self._starts = np.cumsum([0, *(len(tokens) for tokens in self._maps)])
+        self.dtype: np.dtype[np.unsignedinteger] = np.dtype(manifest["dtype"]).newbyteorder("<")
+        self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)], dtype=np.int64)
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._file = lru_cache(MOST_OPEN_FILES if allowed < 0 else min(MOST_OPEN_FILES, allowed // 4))(self._opened)
+        self._refuse_other_files()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -148,130 +165,166 @@ class TokenStream:
         return spans
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
+        """Compare every shard and its document index with their checksums.
 
         Raises:
-            DataError: a shard is not what was written; the message names it.
+            DataError: one is not what was written; the message names it.
         """
         for shard in self.shards:
-            if checksum(self.folder / shard.file) != shard.checksum:
-                raise DataError(
-                    f"the token shard {self.folder / shard.file} is damaged (checksum); "
-                    f"remove {self.folder} to write it again"
-                )
+            for what, name, expected in (
+                ("token shard", shard.file, shard.checksum),
+                ("document index", _index_name(shard), shard.index_checksum),
+            ):
+                if expected and checksum(self.folder / name) != expected:
+                    raise DataError(
+                        f"the {what} {self.folder / name} is damaged (checksum); remove {self.folder} to write it again"
+                    )
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop), as int64."""
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        pieces = []
-        for tokens, begin in zip(self._maps[first:], self._starts[first:], strict=False):
-            if begin >= stop:
-                break
-            pieces.append(tokens[max(start - begin, 0) : stop - begin])
-        return np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Tokens [start, stop), as far as there are any, as int64."""
+        stop = min(stop, len(self))
+        start = min(start, stop)
+        tokens: NDArray[np.int64] = self.rows(np.array([start]), stop - start)[0]
+        return tokens
 
-    def array(self) -> np.ndarray:
-        """All tokens in the shards' own type: a memory map where there is one shard, else a copy."""
-        return self._maps[0] if len(self._maps) == 1 else np.concatenate(self._maps)
+    def rows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """The `length` tokens from each of `starts` (R,) on, (R, length) int64; all of them must be there."""
+        found = np.empty((len(starts), length), self.dtype)
+        shards = np.searchsorted(self._starts, starts, side="right") - 1
+        for row, start, shard in zip(found, starts.tolist(), shards.tolist(), strict=True):
+            self._fill(row, start, shard)
+        return found.astype(np.int64)
+
+    def documents(self) -> Iterator[NDArray[np.int64]]:
+        """The tokens of each document in order, ends of text aside, found by the document index."""
+        for number, start in enumerate(self.shard_starts()):
+            begins = self.document_starts(number)
+            end = self.shards[number].tokens - (number == len(self.shards) - 1)  # the last shard closes the stream
+            for first, last in pairwise([*begins.tolist(), end]):
+                yield self.read(start + first + 1, start + last)
+
+    def shard_starts(self) -> list[int]:
+        """Where in the stream each shard starts."""
+        starts: list[int] = self._starts[:-1].tolist()
+        return starts
+
+    def document_starts(self, number: int) -> NDArray[np.int64]:
+        """Where the documents of shard `number` start in it, each at its end-of-text.
+
+        Raises:
+            DataError: the document index is missing or cut; the message names it.
+        """
+        shard = self.shards[number]
+        path = self.folder / _index_name(shard)
+        if not path.exists() or path.stat().st_size != 8 * shard.documents:
+            raise DataError(f"the document index {path} is missing or cut; remove {self.folder} to write it again")
+        return np.fromfile(path, "<u8").astype(np.int64)
+
+    def array(self, stop: int | None = None) -> NDArray[np.unsignedinteger]:
+        """The tokens before `stop`, or all, in the shards' own type: a memory map of a single shard, else a copy."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        if len(self.shards) == 1 and stop:
+            tokens: NDArray[np.unsignedinteger] = np.memmap(self.folder / self.shards[0].file, self.dtype, mode="r")
+            return tokens[:stop]
+        tokens = np.empty(stop, self.dtype)
+        self._fill(tokens, 0, 0)
+        return tokens
+
+    def _fill(self, row: NDArray[np.unsignedinteger], start: int, shard: int) -> None:
+        """Read into `row` the tokens from `start` on, which lies in `shard`."""
+        done, size = 0, self.dtype.itemsize
+        while done < len(row):
+            place = start + done - int(self._starts[shard])
+            part = row[done : done + self.shards[shard].tokens - place]
+            if not len(part):
+                shard += 1
+                continue
+            file = self._file(shard)  # held, so that it stays open when another thread makes the stream forget it
+            bytes_read = os.preadv(file.descriptor, [part.data], place * size)
+            if bytes_read < size:
+                raise self._cut(self.shards[shard].file)
+            done += bytes_read // size
+
+    def _opened(self, shard: int) -> "_OpenFile":
+        try:
+            return _OpenFile(self.folder / self.shards[shard].file)
+        except FileNotFoundError:
+            raise self._cut(self.shards[shard].file) from None
+
+    def _refuse_other_files(self) -> None:
+        there = {}
+        if self.folder.is_dir():
+            with os.scandir(self.folder) as entries:
+                there = {
+                    entry.name: entry.stat().st_size for entry in entries if entry.name.startswith(f"{self.name}-")
+                }
+        expected = {shard.file: shard.tokens * self.dtype.itemsize for shard in self.shards}
+        expected |= {_index_name(shard): 8 * shard.documents for shard in self.shards if shard.index_checksum}
+        others = sorted(name for name in there if name.endswith((".bin", ".idx")) and name not in expected)
+        for name, size in expected.items():
+            if there.get(name) != size:
+                raise self._cut(name, f" (and {others[0]} is none of this split: was it renamed?)" if others else "")
+        if others:
+            raise DataError(
+                f"{self.folder / others[0]} is not in the manifest of these token shards; move it out of {self.folder}"
+            )
+
+    def _cut(self, name: str, more: str = "") -> DataError:
+        what = "document index" if name.endswith(".idx") else "token shard"
+        return DataError(
+            f"the {what} {self.folder / name} is missing or cut{more}; remove {self.folder} to write it again"
+        )
+
+
+class _OpenFile:
+    """A file that stays open while somebody reads it, whether or not it is still remembered."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of token shards.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, it is another version's, or it was changed after it was written.
     """
     manifest: dict[str, Any] | None = read_json(folder / MANIFEST)
     if manifest is None:
         raise DataError(f"{folder} holds no token shards; build them with the same data settings: pretrain data ...")
+    if manifest.get("version") != VERSION:
+        raise DataError(f"{folder} was written by another version of this program; remove it to write it again")
+    if manifest.get("fingerprint") != _fingerprint(manifest):
+        raise DataError(
+            f"{folder / MANIFEST} is not what was written: its shards were reordered, or something else was changed; "
+            f"remove {folder} to write it again"
+        )
     return manifest
 
 
-@dataclass(frozen=True)
-class _Task:
-    tokenizer: Path
-    documents: Path
-    bytes: int
-    folder: Path
-    name: str
-    last: bool
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, which makes the folder complete, with its version and a fingerprint of all that it says.
+
+    Args:
+        manifest: key, tokenizer (the checksum of its file), vocab_size, end_of_text, dtype, made_of, and splits: the
+            shards of each, in order.
+    """
+    manifest = {"version": VERSION, **manifest}
+    write_json(folder / MANIFEST, {**manifest, "fingerprint": _fingerprint(manifest)})
 
 
-def _encode(task: _Task) -> TokenShard:
-    """Write one shard, unless it is there."""
-    record = task.folder / f"{task.name}.json"
-    done = read_json(record)
-    if done is not None:
-        return TokenShard(**done)
-    tokenizer = load(task.tokenizer)
-    dtype = _dtype(tokenizer)
-    shard = TokenShard(f"{task.name}.bin", "", 0, 0, 0, 0, 0, "")
-    starts: list[int] = []
-    path = task.folder / shard.file
-    temporary = temporary_name(path)
-    with temporary.open("wb") as file:
-        for names, texts, shard.source in _batches(task.documents):
-            for name, text, ids in zip(names, texts, tokenizer.encode_batch(texts), strict=True):
-                if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
-                    raise DataError(f"document {name}: token id {ids.max()} is outside {tokenizer.vocab_size} ids")
-                starts.append(shard.tokens)
-                file.write(np.array([tokenizer.end_of_text], dtype).tobytes() + ids.astype(dtype).tobytes())
-                shard.tokens += 1 + len(ids)
-                shard.documents += 1
-                shard.bytes += len(text.encode())
-                shard.characters += len(text)
-                shard.words += len(text.split())
-        if task.last:
-            file.write(np.array([tokenizer.end_of_text], dtype).tobytes())
-            shard.tokens += 1
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    np.array(starts, "<u8").tofile(path.with_suffix(".idx"))
-    shard.checksum = checksum(path)
-    write_json(record, asdict(shard))
-    return shard
+def _fingerprint(manifest: dict[str, Any]) -> str:
+    """A hash of all that the manifest says, taken shard by shard, for there may be a hundred thousand."""
+    parts: list[Any] = [[name, manifest[name]] for name in sorted(manifest) if name not in ("fingerprint", "splits")]
+    digest = xxhash.xxh3_128()
+    for part in chain(parts, *(chain([name], shards) for name, shards in manifest["splits"].items())):
+        digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
-def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-
-
-def _batches(file: Path) -> Iterator[tuple[list[str], list[str], str]]:
-    """Ids and texts of some documents at a time, and the source that all documents of the shard come from."""
-    for batch in pq.ParquetFile(file).iter_batches(DOCUMENTS_AT_ONCE, columns=["id", "text", "source"]):
-        if len(batch):
-            yield batch["id"].to_pylist(), batch["text"].to_pylist(), batch["source"][0].as_py()
-
-
-def _sample(train: Built, most: int, watch: Watch) -> Iterator[str]:
-    """Training texts, of each source in order and by its size, until `most` bytes are out."""
-    sizes: Counter[str] = Counter()
-    files: dict[str, list[Path]] = {}
-    for shard, file in zip(train.shards, train.files(), strict=True):
-        source = next((source for _, _, source in _batches(file)), None)
-        if source is not None:
-            sizes[source] += shard.bytes_out
-            files.setdefault(source, []).append(file)
-    watch.begin("tokenizer", min(most, train.total("bytes_out")))
-    texts = {source: _texts(files[source]) for source in files}
-    taken: Counter[str] = Counter()
-    while most > 0 and texts:
-        source = min(texts, key=lambda source: taken[source] / max(1, sizes[source]))
-        whole = next(texts[source], None)
-        if whole is None:
-            del texts[source]
-            continue
-        taken[source] += len(whole.encode())
-        text = whole[:MOST_OF_ONE]
-        size = len(text.encode())
-        most -= size
-        watch.idle()
-        watch.done("tokenizer", size, [])
-        yield text
-
-
-def _texts(files: Sequence[Path]) -> Iterator[str]:
-    for file in files:
-        for _, texts, _ in _batches(file):
-            yield from texts
+def _index_name(shard: TokenShard) -> str:
+    return shard.file.removesuffix(".bin") + ".idx"

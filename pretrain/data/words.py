@@ -11,10 +11,12 @@ on arrays of code points that take a tenth of the time.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pretrain.tokenizers.spans import code_points, powers, span_hashes, span_polynomials
 
 PIECE = 1_000_000  # characters whose words are strings at the same time, where that is enough
 
@@ -41,8 +43,10 @@ _CLASSES = (
     (_ALONE, re.compile(rf"[{_SPACELESS}]+")),
 )
 _LAST = 0x40000  # no letter has this code point or a higher one, but for a few marks that belong to no word
-_BASE = 0x9E3779B97F4A7C15  # of the words' hashes, which are polynomials modulo 2**64; odd, so that it has an inverse
-_INVERSE = pow(_BASE, -1, 2**64)
+# Where kinds of characters that are words begin, each kind's number, and how many of a kind make about a word.
+_BORDERS = np.array([0x2E80, 0x3041, 0x30A0, 0x3105, 0xFF66, 0xFFA0])
+_KINDS = np.array([0, 1, 2, 3, 1, 3, 1])  # others, Han, hiragana, katakana with the long vowel mark
+_TOGETHER = np.array([4, 2, 16, 16])
 _NO_SPACE = re.compile(rf"(?<=[{_SPACELESS}]) (?=[{_SPACELESS}])")
 
 
@@ -60,7 +64,6 @@ class WordTable:
         texts: (N + 1,) where in `points` each text begins, and last where one more would.
         starts, ends: (W,) int64, where in `points` each word begins and ends.
         text: (W,) int64, the number of the text that each word is in.
-        hashes: (W,) uint64, equal for equal words; all bits are mixed.
     """
 
     points: NDArray[np.uint32]
@@ -68,16 +71,63 @@ class WordTable:
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     text: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """(W,) uint64, equal for equal words; all bits are mixed."""
+        return span_hashes(self.points, self.starts, self.ends)
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "WordTable":
         """The words of `texts`, the same as `words` gives for each."""
-        points = np.frombuffer("".join(f"{text}\n" for text in texts).encode("utf-32-le"), np.uint32)
-        borders = np.cumsum([0, *(len(text) + 1 for text in texts)])
-        starts, ends = word_spans(points)
-        owner = np.searchsorted(borders, starts, side="right") - 1
-        return cls(points, borders, starts, ends, owner, span_hashes(points, starts, ends))
+        points, borders = code_points(texts, behind="\n")
+        return cls.of_spans(points, borders, *word_spans(points))
+
+    @classmethod
+    def of_spans(
+        cls,
+        points: NDArray[np.uint32],
+        texts: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+    ) -> "WordTable":
+        """A table of words that were found by other rules."""
+        owner = np.repeat(np.arange(len(texts) - 1), np.diff(np.searchsorted(starts, texts)))
+        return cls(points, texts, starts, ends, owner)
+
+    def phrase_hashes(self, n: int, at: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Hashes of the `n` words from each word in `at` on, equal for equal strings of them without space, unmixed."""
+        sums, characters = self._joined
+        _, inverses = powers(len(self.points))
+        return (sums[at + n] - sums[at]) * inverses[characters[at]]
+
+    @cached_property
+    def _joined(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Sums of the polynomials, and of the characters, of the words before each word."""
+        rising, _ = powers(len(self.points))
+        lengths = self.ends - self.starts
+        characters = np.append(0, np.cumsum(lengths))
+        sums = np.zeros(len(lengths) + 1, np.uint64)
+        np.cumsum(span_polynomials(self.points, self.starts, self.ends) * rising[characters[:-1]], out=sums[1:])
+        return sums, characters
+
+
+def grouped_characters(table: WordTable) -> WordTable:
+    """The same words, but characters of scripts without spaces are taken together, about as long as words there are.
+
+    A run of kana is one; of Han two characters, from the left, of the other scripts four. A phrase of five words then
+    has as much to say as one of English.
+    """
+    first = table.points[table.starts]
+    kind = _KINDS[np.searchsorted(_BORDERS, first, side="right")]
+    alone = (table.ends - table.starts == 1) & (_class_table()[np.minimum(first, _LAST)] == _ALONE)
+    fresh = np.ones(len(first), bool)
+    fresh[1:] = ~(alone[1:] & alone[:-1] & (table.starts[1:] == table.ends[:-1]) & (kind[1:] == kind[:-1]))
+    places = np.arange(len(first))
+    behind = places - np.maximum.accumulate(np.where(fresh, places, 0))  # words of the run before this one
+    begins = np.flatnonzero(behind % _TOGETHER[kind] == 0)
+    stops = np.append(begins[1:], len(first))[: len(begins)] - 1
+    return WordTable.of_spans(table.points, table.texts, table.starts[begins], table.ends[stops])
 
 
 def word_spans(points: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -102,21 +152,6 @@ def word_spans(points: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[n
     return starts[order], ends[order]
 
 
-def span_hashes(points: NDArray[np.uint32], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A hash for each span of an array of code points: equal for equal spans, with all bits mixed."""
-    powers, inverses = _powers(1 << max(16, len(points).bit_length()))
-    sums = np.zeros(len(points) + 1, np.uint64)
-    np.cumsum((points + np.uint32(1)) * powers[: len(points)], out=sums[1:])
-    return mixed((sums[ends] - sums[starts]) * inverses[starts])
-
-
-def mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The same hashes with the high bits mixed into the low ones and back."""
-    hashes = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_BASE)
-    scattered: NDArray[np.uint64] = hashes ^ (hashes >> np.uint64(29))
-    return scattered
-
-
 @lru_cache(maxsize=1)
 def _class_table() -> NDArray[np.uint8]:
     """(_LAST + 1,) the class of each code point."""
@@ -126,17 +161,6 @@ def _class_table() -> NDArray[np.uint8]:
         for found in pattern.finditer(characters):
             table[found.start() : found.end()] = kind
     return table
-
-
-@lru_cache(maxsize=1)
-def _powers(length: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The powers of _BASE and of its inverse, from 0 on."""
-    both = []
-    for base in (_BASE, _INVERSE):
-        powers = np.full(length, base, np.uint64)
-        powers[0] = 1
-        both.append(np.cumprod(powers))
-    return both[0], both[1]
 
 
 def pieces(text: str) -> Iterator[str]:

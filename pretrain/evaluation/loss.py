@@ -8,7 +8,7 @@ import torch
 
 from pretrain.data.shards import TokenStream
 from pretrain.errors import EvaluationError
-from pretrain.models.language_model import IGNORED, LanguageModel
+from pretrain.models.language_model import IGNORED, LanguageModel, documents_in
 from pretrain.stopping import Stop
 
 TOKENS_AT_ONCE = 16_384
@@ -54,6 +54,7 @@ class Validation:
         row: tokens a row.
         stride: new tokens a row.
         some: targets of an evaluation in the middle of a run.
+        apart: whether no document sees another, as in training with packing `documents`.
     """
 
     stream: TokenStream
@@ -61,11 +62,14 @@ class Validation:
     stride: int
     some: int
     stop: Stop
+    apart: bool = False
 
     def loss(self, model: LanguageModel, *, whole: bool) -> Loss:
         """The loss on the whole stream, or on rows that are spread evenly over it."""
         most = None if whole else self.some
-        return stream_loss(model, self.stream, row=self.row, stride=self.stride, stop=self.stop, most=most)
+        return stream_loss(
+            model, self.stream, row=self.row, stride=self.stride, stop=self.stop, most=most, apart=self.apart
+        )
 
     def bits_per_byte(self, loss: Loss) -> float:
         """Bits per byte of the text; for a loss on a part, with the tokens a byte of the whole."""
@@ -75,7 +79,14 @@ class Validation:
 
 @torch.inference_mode()
 def stream_loss(
-    model: LanguageModel, stream: TokenStream, *, row: int, stride: int, stop: Stop, most: int | None = None
+    model: LanguageModel,
+    stream: TokenStream,
+    *,
+    row: int,
+    stride: int,
+    stop: Stop,
+    most: int | None = None,
+    apart: bool = False,
 ) -> Loss:
     """The loss on `stream`, read in overlapping rows of which the first counts whole, the others by their new end.
 
@@ -83,6 +94,7 @@ def stream_loss(
         row: tokens a row.
         stride: new tokens a row, so that a target sees at least row - stride tokens.
         most: targets, about, from rows spread evenly over the stream; None for all.
+        apart: whether no document in a row sees another.
     Raises:
         EvaluationError: the stream has no target.
         Interrupted: a signal came.
@@ -106,11 +118,15 @@ def stream_loss(
     for first in range(0, len(places), at_once):
         stop.check()
         some = places[first : first + at_once]
-        rows = torch.from_numpy(np.stack([stream.read(start, start + row + 1) for start, _ in some]))
+        rows = torch.from_numpy(stream.rows(np.array([start for start, _ in some]), row + 1))
         scored = rows[:, 1:].clone()  # (R, row)
         for index, (_, seen) in enumerate(some):
             scored[index, :seen] = IGNORED
-        found, _ = model.token_losses(rows[:, :-1].to(device), scored.to(device))  # (R, row)
+        tokens = rows[:, :-1].to(device)
+        if apart:
+            found = model.document_losses(tokens, scored.to(device), documents_in(tokens, stream.end_of_text))
+        else:
+            found, _ = model.token_losses(tokens, scored.to(device))  # (R, row)
         counted += int((scored != IGNORED).sum())
         unseen += int(found.isinf().sum())
         nats += found.sum(dtype=torch.float64).cpu()

@@ -14,7 +14,7 @@ from annotated_types import Ge, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
+from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy, positions_in
 
 # On CPUs, products written out beat the fused attention kernel up to about this many positions, backward above all.
 EXPLICIT_ATTENTION_UP_TO = 256
@@ -61,6 +61,10 @@ class GPT(LanguageModel):
         hidden, _ = self._hidden(tokens, None)
         return linear_cross_entropy(hidden, self.token_embedding.weight, targets), None
 
+    def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
+        hidden, _ = self._hidden(tokens, None, documents)
+        return linear_cross_entropy(hidden, self.token_embedding.weight, targets)
+
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As LanguageModel.next_logits, for rows of one length; the state holds the keys and values of each layer.
 
@@ -74,20 +78,30 @@ class GPT(LanguageModel):
         hidden, cache = self._hidden(tokens, state or {})
         return hidden[:, -1] @ self.token_embedding.weight.T, {"tokens": seen, **cache}
 
-    def _hidden(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """The last layer's output (B, T, C), and the cache that has grown by `tokens` (None: no cache is kept)."""
+    def _hidden(self, tokens: Tensor, state: State | None, documents: Tensor | None = None) -> tuple[Tensor, State]:
+        """The last layer's output (B, T, C), and the cache that has grown by `tokens` (None: no cache is kept).
+
+        Args:
+            documents: (B, T), which tokens see each other; without a cache only. None: all before them.
+        """
         past = state["keys"].shape[3] if state else 0
         if past + tokens.shape[1] > self.context_length:
             raise ConfigError(
                 f"a row of {past + tokens.shape[1]} tokens does not fit model.context_length={self.context_length}; "
                 f"try trainer.sequence_length={self.context_length}"
             )
+        mask = None
         positions = torch.arange(past, past + tokens.shape[1], device=tokens.device)
+        if documents is not None:
+            positions = positions_in(documents)  # (B, T)
+            mask = _causal(tokens.shape[1], tokens.shape[1], tokens.device) & (
+                documents[:, None, :, None] == documents[:, None, None, :]
+            )  # (B, 1, T, T)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             cached = (state["keys"][:, layer], state["values"][:, layer]) if state else None
-            x, (key, value) = block(x, cached)
+            x, (key, value) = block(x, cached, mask)
             if state is not None:
                 keys.append(key)
                 values.append(value)
@@ -114,8 +128,10 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(n_embd)
         self.feed_forward = FeedForward(n_embd, dropout)
 
-    def forward(self, x: Tensor, cached: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        attended, cache = self.attention(self.attention_norm(x), cached)
+    def forward(
+        self, x: Tensor, cached: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        attended, cache = self.attention(self.attention_norm(x), cached, mask)
         x = x + attended
         return x + self.feed_forward(self.feed_forward_norm(x)), cache
 
@@ -130,14 +146,16 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(n_embd, 3 * n_embd)
         self.output = nn.Linear(n_embd, n_embd)
 
-    def forward(self, x: Tensor, cached: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, cached: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         rows, length, width = x.shape
         heads = self.query_key_value(x).view(rows, length, 3, self.n_head, width // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cached is not None:
             key, value = torch.cat([cached[0], key], dim=2), torch.cat([cached[1], value], dim=2)  # (B, H, S, D)
         dropout = self.dropout if self.training else 0.0
-        attended = attend(query, key, value, dropout)  # (B, H, T, D)
+        attended = attend(query, key, value, dropout, mask)  # (B, H, T, D)
         joined = attended.transpose(1, 2).reshape(rows, length, width)  # (B, T, C)
         return F.dropout(self.output(joined), dropout), (key, value)
 
@@ -156,22 +174,26 @@ class FeedForward(nn.Module):
         return hidden
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(D)) V, each query seeing the keys up to its own position, by the fastest path here.
 
     Args:
         query: (B, H, T, D), the last T positions of the keys'.
         key, value: (B, H, S, D), S >= T.
+        mask: (B, 1, T, S), whether a query may see a key; None: all up to its own position.
     """
     length, total = query.shape[2], key.shape[2]
     if query.device.type != "cpu" or total > EXPLICIT_ATTENTION_UP_TO:
-        if length == total:
+        if mask is None and length == total:
             return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        mask = None if length == 1 else _causal(length, total, query.device)
+        if mask is None and length > 1:
+            mask = _causal(length, total, query.device)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)  # (B, H, T, S)
-    if length > 1:
-        scores = scores.masked_fill(~_causal(length, total, query.device), -torch.inf)
+    if mask is None and length > 1:
+        mask = _causal(length, total, query.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return F.dropout(scores.softmax(dim=3), dropout) @ value
 
 

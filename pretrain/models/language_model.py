@@ -45,6 +45,23 @@ class LanguageModel(nn.Module):
         nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
         return nats.view_as(targets), None
 
+    def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
+        """As the nats (B, T) of token_losses, where no document of a row sees another and each starts at position 0.
+
+        Here every document's part of a row is computed as a row of its own. A model that can mask its attention
+        overrides this, and saves the padding of the short ones.
+
+        Args:
+            documents: (B, T) int64, as documents_in gives them.
+        """
+        positions = positions_in(documents).flatten()  # (B*T,)
+        part = (positions == 0).cumsum(0) - 1  # (B*T,) from 0 to P - 1
+        shape = (int(part[-1]) + 1, int(positions.max()) + 1)  # (P, L)
+        parts = tokens.new_zeros(shape).index_put((part, positions), tokens.flatten())
+        wanted = targets.new_full(shape, IGNORED).index_put((part, positions), targets.flatten())
+        nats, _ = self.token_losses(parts, wanted)
+        return nats[part, positions].view_as(targets)
+
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits (B, V) of the token after each row, and the state that knows all tokens so far.
 
@@ -67,6 +84,18 @@ class LanguageModel(nn.Module):
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over `weights`, whose names and shapes must be this model's."""
         self.load_state_dict(dict(weights))
+
+
+def documents_in(tokens: Tensor, end_of_text: int) -> Tensor:
+    """(B, T) int64: which document of its row each of `tokens` (B, T) belongs to, ascending; an EOT begins one."""
+    return (tokens == end_of_text).cumsum(1)
+
+
+def positions_in(documents: Tensor) -> Tensor:
+    """(B, T) int64: the position of each token in its document's part of the row, from `documents` (B, T)."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return places - torch.where(begins, places, 0).cummax(1).values
 
 
 def _appended(tokens: Tensor, lengths: Tensor, new: Tensor, new_lengths: Tensor) -> tuple[Tensor, Tensor]:

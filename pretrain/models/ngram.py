@@ -1,30 +1,30 @@
 """n-gram model: the next token depends on the last n-1 tokens only; counted, not trained by gradients.
 
-Every order's n-grams are a sorted table, and all tables together a trie: an n-gram's key is the index of its first n-1
-tokens in the table before, times V, plus its last token. Walking a text through the trie takes one search an order.
-
-Shapes: B rows, T positions, V ids of the vocabulary, K_n distinct n-grams of order n, N tokens of a stream.
+Shapes: B rows, T positions, V ids of the vocabulary, N tokens of a stream, R contexts; M_n nodes of order n, which are
+the n-grams that occur twice or more (see ngram_counts).
 """
 
-import math
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from annotated_types import Gt, Interval
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.errors import CheckpointError, DataError, TrainingError
+from pretrain.errors import CheckpointError, ConfigError, DataError, TrainingError
 from pretrain.models.language_model import IGNORED, LanguageModel, State
-from pretrain.models.ngram_counts import OrderCounts, count_ngrams
-from pretrain.models.smoothing import additive, kneser_ney
+from pretrain.models.ngram_arpa import arpa_tables
+from pretrain.models.ngram_counts import Ints, OrderCounts, count_ngrams, distinct
+from pretrain.models.ngram_packed import pack, packed_names, unpack
+from pretrain.models.ngram_tables import NO_TOKEN, NGramTables
+from pretrain.models.ngram_trie import mismatches
+from pretrain.models.smoothing import NODES, Floats, chosen_counts, estimated
 
-UNSEEN = -1  # a context that the training text does not have
-ABSENT = -2  # no context of this length: it would cross the row's start or the document's
-
+TARGETS_AT_ONCE = 2**16  # of a thread
 STREAM_CHUNK = 2**20  # tokens scored at a time
 
 
@@ -36,15 +36,20 @@ class NGram(LanguageModel):
 
     Args:
         order: n, the tokens of the longest n-gram; 1 looks at no context.
-        smoothing: kneser_ney (interpolated, modified: every order has a say), add_k, or none: maximum likelihood,
-            where an unseen n-gram and all that follows an unseen context have an infinite loss.
+        smoothing: kneser_ney (interpolated, modified), absolute and witten_bell: every order has a say. add_k, and
+            none: maximum likelihood, where an unseen n-gram and all that follows an unseen context have an infinite
+            loss. stupid_backoff (Brants et al. 2007, https://aclanthology.org/D07-1090/) gives scores that do not sum
+            to 1, so its losses are NaN. arpa: nothing is counted, the ARPA file `path` has the probabilities.
         k: added to every count by add_k; the others do not use it.
+        memory_bytes: a text that would take more to count is sorted in runs on disk.
+        path: of an ARPA file whose words are token ids in decimal, plain or compressed by gzip.
+        quantised: whether counts above 191 are rounded by a few per cent, and the model is saved in few bytes.
 
-    Buffers, all of them saved (natural logarithms in float64):
-        keys_n: (K_n,) int64, ascending, for n from 2; the unigrams are the V ids.
-        log_probs_n: (K_n,) of an n-gram's last token after the others.
-        log_unseen_n: (K_n,) for n below the order: what the n-gram, as a context, gives a token never seen after it.
-            With kneser_ney a weight to add to the shorter context's log-probability, else the log-probability itself.
+    The tables stay in the computer's memory whatever the device: token ids come to them, results go back.
+
+    Buffers: keys_n, links_n and tails, see ngram_trie; and
+        unigrams: (V,) probabilities without a context.
+        nodes_n: (NODES + M_n, 3) weight, scale and rest, or (NODES + M_n, 1) for the order itself; see smoothing.
         end_of_text: () int64, the id that parts documents.
     """
 
@@ -55,8 +60,11 @@ class NGram(LanguageModel):
         vocab_size: int,
         *,
         order: Annotated[int, Interval(ge=1, le=32)],
-        smoothing: Literal["kneser_ney", "add_k", "none"],
+        smoothing: Literal["kneser_ney", "absolute", "witten_bell", "add_k", "none", "stupid_backoff", "arpa"],
         k: Annotated[float, Gt(0)],
+        memory_bytes: Annotated[int, Gt(0)] = 2**33,
+        path: str | None = None,
+        quantised: bool = False,
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
@@ -64,51 +72,78 @@ class NGram(LanguageModel):
         self.order = order
         self.smoothing = smoothing
         self.k = k
-        # After an unseen context Kneser-Ney asks the shorter one, add_k finds all tokens alike, none allows no token.
-        self.log_unseen_context = {"kneser_ney": 0.0, "add_k": -math.log(vocab_size), "none": -math.inf}[smoothing]
-        for n in range(1, order + 1):
-            self.register_buffer(f"log_probs_{n}", torch.empty(0, dtype=torch.float64))
-        for n in range(2, order + 1):
-            self.register_buffer(f"keys_{n}", torch.empty(0, dtype=torch.int64))
-            self.register_buffer(f"log_unseen_{n - 1}", torch.empty(0, dtype=torch.float64))
+        self.memory_bytes = memory_bytes
+        self.path = path
+        if (smoothing == "arpa") != (path is not None):
+            raise ConfigError(f"model.smoothing={smoothing} with model.path={path}; model.path names the file of arpa")
+        self.quantised = quantised
+        if quantised and smoothing == "arpa":
+            raise ConfigError("model.quantised=true rounds counts, and model.smoothing=arpa has none; set it to false")
+        self._tables: NGramTables | None = None
+        for name, dtype in _buffers(order, vocab_size, quantised).items():
+            self.register_buffer(name, torch.empty(0, dtype=dtype))
         self.register_buffer("end_of_text", torch.tensor(0))
 
-    def fit(self, tokens: NDArray[np.integer], end_of_text: int) -> None:
+    def _apply(self, fn: Any, recurse: bool = True) -> "NGram":
+        return self
+
+    def fit(self, tokens: NDArray[Any], end_of_text: int) -> None:
         """Count a stream (N,), EOT document EOT ... EOT, and estimate.
 
         Raises:
-            DataError: no target to count, or an id outside the vocabulary.
+            DataError: no target to count, an id outside the vocabulary, or no text as long as the order.
         """
-        counts = count_ngrams(tokens, self.order, vocab_size=self.vocab_size, end_of_text=end_of_text)
-        self.fit_counts(counts, end_of_text)
+        if self.path is not None:
+            ids = {str(id): id for id in range(self.vocab_size)}
+            self._take(arpa_tables(Path(self.path), ids, self.order, self.vocab_size, end_of_text), end_of_text)
+            return
+        self.fit_counts(self._counted(tokens, end_of_text), end_of_text)
+
+    def _counted(self, tokens: NDArray[Any], end_of_text: int) -> list[OrderCounts]:
+        sizes = {"vocab_size": self.vocab_size, "end_of_text": end_of_text}
+        counts = count_ngrams(tokens, self.order, memory_bytes=self.memory_bytes, **sizes)
+        self.refuse_beyond(counts)
+        return counts
+
+    def refuse_beyond(self, counts: list[OrderCounts]) -> None:
+        """Raise DataError where no text is as long as the order."""
+        longest = max(n for n, kinds in enumerate(distinct(counts, self.vocab_size), start=1) if kinds)
+        if longest < self.order:
+            raise DataError(
+                f"model.order={self.order} is beyond the training text: no document in it, its two ends included, has "
+                f"more than {longest} tokens; try model.order={longest}"
+            )
 
     def fit_counts(self, counts: list[OrderCounts], end_of_text: int) -> None:
         """Estimate from counts of this order or a higher one: one count serves models of several orders."""
         counts = counts[: self.order]
-        if self.smoothing == "kneser_ney":
-            estimates = kneser_ney(counts, self.vocab_size)
+        if self.quantised:
+            used = chosen_counts(counts, self.smoothing)
+            self._take_packed(pack(counts, used, self.vocab_size, end_of_text), end_of_text)
         else:
-            estimates = additive(counts, self.vocab_size, self.k if self.smoothing == "add_k" else 0.0)
-        tables = {f"log_probs_{n}": table for n, table in enumerate(estimates.log_probs, start=1)}
-        tables |= {f"log_unseen_{n}": table for n, table in enumerate(estimates.log_unseen) if n > 0}
-        keys = {f"keys_{n}": level.keys for n, level in enumerate(counts, start=1) if n > 1}
-        tensors = {name: torch.from_numpy(table) for name, table in (tables | keys).items()}
-        self._take(tensors | {"end_of_text": torch.tensor(end_of_text)})
+            arrays = estimated(counts, self.vocab_size, self.smoothing, self.k)
+            del counts  # its memory is wanted for the hash tables
+            self._take(arrays, end_of_text)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Log-probabilities (B, T, V) float64 of the token after each of `tokens` (B, T); errors as token_losses."""
-        self._check(tokens, lowest=0)
-        log_probs, contexts = self._table("log_probs", 1).repeat(*tokens.shape, 1), tokens  # (B, T, V), (B, T)
-        for n in range(2, self.order + 1):
-            log_probs = self._unless_seen(n, contexts[..., None], log_probs)
-            keys, flat = self._table("keys", n), contexts.flatten()  # (K_n,), (B*T,)
-            first = torch.searchsorted(keys, flat * self.vocab_size)  # (B*T,)
-            counts = torch.searchsorted(keys, (flat + 1) * self.vocab_size) - first  # n-grams that begin so
-            rows = torch.repeat_interleave(counts)  # (S,) the position that each of these S n-grams belongs to
-            seen = first[rows] + torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-            log_probs.view(-1, self.vocab_size)[rows, keys[seen] % self.vocab_size] = self._table("log_probs", n)[seen]
-            contexts = self._extended(n, contexts, tokens, None)
-        return log_probs
+        ids = self.checked(tokens, lowest=0)
+        probs = self.tables.distributions([states.ravel() for states in self.tables.contexts(ids)], ids.size)
+        return _logarithms(probs).view(*tokens.shape, self.vocab_size).to(tokens.device)
+
+    def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """See LanguageModel; the state is a window on the last n-1 tokens."""
+        window, state = self.window(tokens, lengths, state, max(1, self.order - 1))
+        contexts = [states[:, -1] for states in self.tables.contexts(window)]
+        return _logarithms(self.tables.distributions(contexts, len(window))).to(tokens.device), state
+
+    def window(self, tokens: Tensor, lengths: Tensor, state: State | None, width: int) -> tuple[Ints, State]:
+        """The last tokens (B, width) of each row, NO_TOKEN before its start, and the state that keeps them."""
+        self.checked(tokens, lowest=0)
+        before = tokens.new_full((len(tokens), width), NO_TOKEN) if state is None else state["window"]
+        places = lengths[:, None] + torch.arange(width, device=tokens.device)
+        window = torch.cat([before, tokens], dim=1).gather(1, places)
+        return window.cpu().numpy(), {"window": window}
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Nats (B, T) in float64, each target looked up: no (B, T, V) is made. There is no state; see LanguageModel.
@@ -117,32 +152,47 @@ class NGram(LanguageModel):
             DataError: an id outside the vocabulary.
             TrainingError: nothing was counted yet.
         """
-        self._check(tokens, lowest=0)
-        self._check(targets, lowest=IGNORED)
-        ignored = targets == IGNORED
-        targets = torch.where(ignored, tokens.roll(-1, dims=1), targets)
-        runs_on = torch.equal(targets[:, :-1], tokens[:, 1:])  # then what a target ends is the next position's context
-        log_probs, contexts = self._table("log_probs", 1)[targets], tokens  # (B, T)
-        for n in range(2, self.order + 1):
-            found = self._find(n, contexts, targets)
-            log_probs = _at(self._table("log_probs", n), found, self._unless_seen(n, contexts, log_probs))
-            contexts = self._extended(n, contexts, tokens, found[:, :-1] if runs_on else None)
-        return (-log_probs).masked_fill(ignored, 0.0), None
+        nats = -self.log_scores(tokens, targets)
+        if self.smoothing == "stupid_backoff":
+            nats = nats.masked_fill(targets != IGNORED, torch.nan)  # a score is no probability
+        return nats, None
 
-    def stream_losses(self, stream: NDArray[np.integer]) -> NDArray[np.float64]:
+    def log_scores(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Logarithms (B, T) of the probabilities of `targets` (B, T), or of stupid_backoff's scores; 0 if IGNORED."""
+        ids, wanted = self.checked(tokens, lowest=0), self.checked(targets, lowest=IGNORED)
+        scores = np.empty(wanted.shape)
+
+        def score(piece: tuple[slice, int, int]) -> None:
+            rows, start, stop = piece
+            left = max(0, start - self.order)
+            here = wanted[rows, left:stop]
+            ignored = here == IGNORED
+            if some := bool(ignored.any()):
+                here = np.where(ignored, np.roll(ids[rows, left:stop], -1, axis=1), here)
+            probs = self.tables.probabilities(ids[rows, left:stop], here)[:, start - left :]
+            with np.errstate(divide="ignore"):  # the log of 0 is meant: maximum likelihood, unseen
+                np.log(probs, out=scores[rows, start:stop])
+            if some:
+                scores[rows, start:stop][ignored[:, start - left :]] = 0.0
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(score, _pieces(*wanted.shape)))
+        return torch.from_numpy(scores).to(tokens.device)
+
+    def stream_losses(self, stream: NDArray[Any]) -> NDArray[np.float64]:
         """Nats (N-1,) of each token of a stream (N,) after the first, with all the context that it has there."""
         losses = np.empty(max(0, len(stream) - 1))
         for start in range(0, len(losses), STREAM_CHUNK):
             stop = min(start + STREAM_CHUNK, len(losses))
             left = max(0, start - self.order)
-            chunk = torch.from_numpy(stream[left : stop + 1].astype(np.int64)).to(self.end_of_text.device)
+            chunk = torch.from_numpy(stream[left : stop + 1].astype(np.int64))
             nats, _ = self.token_losses(chunk[None, :-1], chunk[None, 1:])
-            losses[start:stop] = nats[0, start - left :].cpu().numpy()
+            losses[start:stop] = nats[0, start - left :].numpy()
         return losses
 
     def parameter_count(self) -> int:
         """Stored n-grams of all orders; those of order 1 are the V ids."""
-        return sum(len(self._table("log_probs", n)) for n in range(1, self.order + 1))
+        return self._tables.ngrams() if self._tables else 0
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over fitted tables, whatever the sizes that the text has given them.
@@ -150,77 +200,81 @@ class NGram(LanguageModel):
         Raises:
             CheckpointError: they are not the tables of an n-gram of this order and vocabulary.
         """
+        if self.quantised and weights.keys() == self.state_dict().keys():
+            packed = {name: table.cpu().numpy() for name, table in weights.items()}
+            self._take_packed(packed, int(packed.pop("end_of_text")))
+            return
         wrong = self._mismatches(weights)
         if wrong:
             shown = "; ".join(wrong[:4]) + ("; ..." if len(wrong) > 4 else "")
             raise CheckpointError(f"not the tables of an n-gram of order {self.order}, {self.vocab_size} ids: {shown}")
-        self._take(weights)
+        arrays = {name: np.array(table.cpu().numpy()) for name, table in weights.items()}  # in large pages, by NumPy
+        self._take(arrays, int(arrays.pop("end_of_text")))
 
     def _mismatches(self, weights: Mapping[str, Tensor]) -> list[str]:
-        own = dict(self.named_buffers())
+        own = self.state_dict()
         wrong = [f"{name} {tuple(table.shape)} is unknown" for name, table in weights.items() if name not in own]
         wrong += [f"{name} is missing" for name in own if name not in weights]
         if wrong:
             return wrong
-        sizes = {n: weights[f"keys_{n}"].numel() for n in range(2, self.order + 1)} | {1: self.vocab_size}
+        nodes = {n: len(weights[f"nodes_{n}"]) - NODES for n in range(2, self.order + 1)} | {1: self.vocab_size}
+        shapes: dict[str, tuple[int, ...]] = {"unigrams": (self.vocab_size,), "end_of_text": ()}
+        shapes |= {f"nodes_{n}": (NODES + count, 3 if n < self.order else 1) for n, count in nodes.items()}
         for name, table in weights.items():
-            shape = () if name == "end_of_text" else (sizes[int(name.rpartition("_")[2])],)
-            if (table.dtype, table.shape) != (own[name].dtype, shape):
+            found, shape = (table.dtype, table.shape), shapes.get(name, table.shape)
+            if found != (own[name].dtype, shape) and not (name.startswith("links") and table.dtype == torch.int64):
                 wrong.append(f"{name} is {table.dtype} {tuple(table.shape)}, not {own[name].dtype} {shape}")
-        if wrong:
-            return wrong
-        for n in range(2, self.order + 1):
-            keys, bound = weights[f"keys_{n}"], sizes[n - 1] * self.vocab_size
-            if len(keys) and not (keys[0] >= 0 and keys[-1] < bound and bool((keys.diff() > 0).all())):
-                wrong.append(f"keys_{n} {tuple(keys.shape)} are not ascending from 0 to below {bound}")
-        return wrong
+        arrays = {name: table.cpu().numpy() for name, table in weights.items()}
+        return wrong or mismatches(arrays, nodes, self.order, self.vocab_size)
 
-    def _take(self, tables: Mapping[str, Tensor]) -> None:
-        for name, table in tables.items():
-            setattr(self, name, table.to(self.end_of_text.device))
+    def _take_packed(self, packed: Mapping[str, NDArray[Any]], end_of_text: int) -> None:
+        counts = unpack(packed, self.order, self.vocab_size, end_of_text)
+        self._take(estimated(counts, self.vocab_size, self.smoothing, self.k), end_of_text, saved=packed)
 
-    def _table(self, kind: Literal["keys", "log_probs", "log_unseen"], n: int) -> Tensor:
-        return self.get_buffer(f"{kind}_{n}")
+    def _take(
+        self, arrays: Mapping[str, Ints], end_of_text: int, saved: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        for name, array in (arrays if saved is None else saved).items():
+            setattr(self, name, torch.from_numpy(array))
+        self.end_of_text = torch.tensor(end_of_text)
+        self._tables = NGramTables(self.order, self.vocab_size, self.smoothing, arrays, end_of_text)
 
-    def _check(self, ids: Tensor, lowest: int) -> None:
-        if not len(self._table("log_probs", 1)):
+    @property
+    def tables(self) -> NGramTables:
+        """What is looked up; TrainingError where nothing was counted yet."""
+        if self._tables is None:
             raise TrainingError("this n-gram has not counted anything yet; call fit or load_weights first")
-        for token in ids.aminmax() if ids.numel() else ():
-            if not lowest <= int(token) < self.vocab_size:
-                raise DataError(f"token id {int(token)} is not in the vocabulary of {self.vocab_size} ids")
+        return self._tables
 
-    def _extended(self, n: int, contexts: Tensor, tokens: Tensor, found: Tensor | None) -> Tensor:
-        """The contexts of order n+1, n tokens up to each position, from those of order n; all (B, T).
-
-        Args:
-            found: (B, T-1) the n-gram of each context and the token of the next position, where it is known already.
-        """
-        if n == self.order:
-            return contexts
-        shorter, last = contexts[:, :-1], tokens[:, 1:]
-        found = self._find(n, shorter, last) if found is None else found
-        absent = (shorter == ABSENT) | (last == self.end_of_text)
-        return F.pad(found.masked_fill(absent, ABSENT), (1, 0), value=ABSENT)
-
-    def _find(self, n: int, contexts: Tensor, following: Tensor) -> Tensor:
-        """Index of the n-gram of each context and the token that follows it, or UNSEEN; shaped as they are."""
-        keys = self._table("keys", n)
-        if not len(keys):
-            return torch.full_like(contexts, UNSEEN)
-        wanted = contexts * self.vocab_size + following  # negative, and in no table, for a context that has no index
-        places = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        return places.masked_fill(keys[places] != wanted, UNSEEN)
-
-    def _unless_seen(self, n: int, contexts: Tensor, shorter: Tensor) -> Tensor:
-        """Log-probability of tokens that order n has not seen after `contexts`, given that of order n-1."""
-        unseen = _at(self._table("log_unseen", n - 1), contexts, shorter.new_tensor(self.log_unseen_context))
-        if self.smoothing == "kneser_ney":
-            unseen = unseen + shorter
-        return torch.where(contexts == ABSENT, shorter, unseen)
+    def checked(self, ids: Tensor, lowest: int) -> Ints:
+        """The ids as an array."""
+        assert self.tables
+        found: Ints = ids.cpu().numpy()
+        for token in (found.min(), found.max()) if found.size else ():
+            if not lowest <= token < self.vocab_size:
+                raise DataError(f"token id {token} is not in the vocabulary of {self.vocab_size} ids")
+        return found
 
 
-def _at(table: Tensor, indices: Tensor, otherwise: Tensor) -> Tensor:
-    """table[indices], and `otherwise` where an index is negative."""
-    if not len(table):
-        return otherwise.expand_as(indices)
-    return torch.where(indices >= 0, table[indices.clamp(min=0)], otherwise)
+def _logarithms(probs: Floats) -> Tensor:
+    with np.errstate(divide="ignore"):  # the log of 0 is meant: maximum likelihood, unseen
+        return torch.from_numpy(np.log(probs))
+
+
+def _buffers(order: int, vocab_size: int, quantised: bool) -> dict[str, torch.dtype]:
+    """The names and types of what is saved."""
+    if quantised:
+        whole = ("counts", "largest", "many")
+        return {name: torch.int64 if name.startswith(whole) else torch.uint8 for name in packed_names(order)}
+    longer = range(2, order + 1)
+    types = {"unigrams": torch.float64, "tails": torch.int16 if vocab_size < 2**15 else torch.int32}
+    types |= {f"nodes_{n}": torch.float64 for n in range(1, order + 1)}
+    return types | {f"keys_{n}": torch.int64 for n in longer} | {f"links_{n}": torch.int32 for n in longer}
+
+
+def _pieces(rows: int, length: int) -> Iterator[tuple[slice, int, int]]:
+    """(rows, start, stop) of parts of a (rows, length) tensor that hold about TARGETS_AT_ONCE targets each."""
+    at_once = max(1, TARGETS_AT_ONCE // max(1, length))
+    for first in range(0, rows, at_once):
+        for start in range(0, length, TARGETS_AT_ONCE):
+            yield slice(first, first + at_once), start, min(start + TARGETS_AT_ONCE, length)

@@ -1,106 +1,168 @@
-"""From counts of n-grams to log-probabilities: interpolated modified Kneser-Ney, add-k and maximum likelihood.
+"""From counts of n-grams to probabilities: what an n-gram weighs, and what a context leaves to shorter ones.
 
-Shapes: V ids of the vocabulary, K_n distinct n-grams of order n.
+All kinds have one form. With h' the context h without its first token,
+
+    p(w | h) = weight(h w) scale(h) + rest(h) p(w | h')
+
+where weight is 0 for an n-gram never seen. Some kinds depart from it: add-k and maximum likelihood have 1 in the place
+of p(w | h'), for they do not ask shorter contexts; stupid backoff has 0 in the place of rest(h) where h w was seen.
+
+Shapes: V ids of the vocabulary, E_n entries, M_n nodes of order n; see ngram_counts.
 """
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.models.ngram_counts import Ints, OrderCounts
+from pretrain.models.ngram_counts import Ints, OrderCounts, distinct, single_threads
+from pretrain.models.ngram_trie import joined_tails
 
 Floats = NDArray[np.float64]
+Smoothing = Literal["kneser_ney", "absolute", "witten_bell", "add_k", "none", "stupid_backoff", "arpa"]
 
-FALLBACK_DISCOUNTS = (0.0, 0.5, 1.0, 1.5)
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback
+STUPID_WEIGHT = 0.4
+AT_ONCE = 2**20  # entries
 
-
-@dataclass(frozen=True)
-class Estimates:
-    """Natural logarithms of all orders.
-
-    Attributes:
-        log_probs: for n from 1 to the order, (K_n,): of each n-gram's last token after those before it.
-        log_unseen: for n from 0 to the order - 1, (K_n,): what each context of n tokens gives a token never seen after
-            it: with Kneser-Ney a back-off weight on the shorter context's probability, else the probability itself.
-    """
-
-    log_probs: list[Floats]
-    log_unseen: list[Floats]
+NODES = 3  # rows of nodes_n before those of the nodes: of a leaf, of ABSENT, of UNSEEN (see ngram_trie)
 
 
-def kneser_ney(orders: list[OrderCounts], vocab_size: int) -> Estimates:
-    """Interpolated modified Kneser-Ney, as KenLM's `lmplz --discount_fallback` estimates it.
+def estimated(orders: list[OrderCounts], vocab_size: int, smoothing: Smoothing, k: float) -> dict[str, Ints]:
+    """The tables of an NGram with one kind of smoothing; k is added to every count by add_k."""
+    total = len(orders)
+    counts = chosen_counts(orders, smoothing)
+    discounts = _discounts(orders, counts, vocab_size, smoothing)
 
-    Chen and Goodman 1998 (https://dash.harvard.edu/handle/1/25104739), in the form of Heafield et al. 2013
-    (https://aclanthology.org/P13-2121/):
+    def table(n: int) -> Floats:
+        weights = _weights(counts[n - 1], discounts[n - 1])[:, None]
+        if n == total:
+            return weights
+        sums = _sums(orders[n], counts[n], discounts[n], len(counts[n - 1]), vocab_size)
+        leaf = np.ones(1), np.array([discounts[n][0]]), np.ones(1)
+        contexts: list[Floats] = [
+            _scale_and_rest(*leaf, vocab_size, smoothing, k),
+            np.array([(0.0, 1.0), _unseen(vocab_size, smoothing, k)]),
+            _scale_and_rest(*sums, vocab_size, smoothing, k),
+        ]
+        return np.concatenate([weights, np.concatenate(contexts)], axis=1)
 
-        p(w | h) = (a(h w) - D(a(h w))) / a(h) + gamma(h) p(w | h without its first token)
-
-    where a is the adjusted count, a(h) its sum over w, and gamma(h) the share that the discounts D have freed.
-    """
-    estimates = Estimates([], [])
-    probs = _base_distribution(orders[0].counts)
-    for n, order in enumerate(orders, start=1):
-        counts = order.counts if n == len(orders) else _adjusted(order, orders[n])
-        discounts = _discounts(counts)[np.minimum(counts, 3)]  # (K_n,)
-        contexts, totals = _contexts(orders, n, counts, vocab_size)
-        freed = np.bincount(contexts, weights=discounts, minlength=len(totals))
-        gamma = np.divide(freed, totals, out=np.ones(len(totals)), where=totals > 0)  # 1 where nothing ever followed
-        probs = (counts - discounts) / totals[contexts] + gamma[contexts] * probs[order.suffixes]
-        estimates.log_probs.append(np.log(probs))
-        estimates.log_unseen.append(np.log(gamma))
-    return estimates
-
-
-def additive(orders: list[OrderCounts], vocab_size: int, k: float) -> Estimates:
-    """(count + k) / (count of the context + k V) in each order by itself; k = 0 is maximum likelihood.
-
-    With k = 0 what was never seen has log-probability -inf.
-    """
-    estimates = Estimates([], [])
-    for n, order in enumerate(orders, start=1):
-        contexts, totals = _contexts(orders, n, order.counts, vocab_size)
-        totals += k * vocab_size
-        with np.errstate(divide="ignore"):  # the log of 0 is meant: a unigram never seen, k = 0
-            estimates.log_probs.append(np.log((order.counts + k) / totals[contexts]))
-        estimates.log_unseen.append(np.log(k / totals) if k else np.full(len(totals), -np.inf))
-    return estimates
+    with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
+        nodes = list(pool.map(table, range(1, total + 1)))
+    tables: dict[str, Ints] = {f"nodes_{n}": table for n, table in enumerate(nodes, start=1)}
+    tables["unigrams"] = _unigrams(counts[0], nodes[0][NODES:, 0], smoothing, k)
+    tables["tails"] = joined_tails(orders, vocab_size)
+    for n, level in enumerate(orders[1:], start=2):
+        tables |= {f"keys_{n}": level.keys, f"links_{n}": level.links}
+    return tables
 
 
-def _contexts(orders: list[OrderCounts], n: int, counts: Ints, vocab_size: int) -> tuple[Ints, Floats]:
-    """For each n-gram the index of its context (K_n,), and for each context the sum of its n-grams (K_{n-1},)."""
-    contexts = orders[n - 1].keys // vocab_size
-    size = len(orders[n - 2].keys) if n > 1 else 1  # the one context of the unigrams is empty
-    return contexts, np.bincount(contexts, weights=counts, minlength=size).astype(np.float64, copy=False)
+def chosen_counts(orders: list[OrderCounts], smoothing: Smoothing) -> list[Ints]:
+    """The counts (M_n,) that a kind of smoothing looks at: Kneser-Ney at preceding tokens, below the last order."""
+    adjusted = len(orders) - 1 if smoothing == "kneser_ney" else 0
+    return [level.preceding if n < adjusted else level.counts for n, level in enumerate(orders)]
 
 
-def _base_distribution(counts: Ints) -> Floats:
-    """What the unigrams are interpolated with (V,): uniform over the ids with a count and one <unk> for all others.
-
-    KenLM's vocabulary is that of the text plus <unk>; ours is the tokenizer's. The ids that the training text lacks
-    share the part of <unk> equally, so that the others have KenLM's probabilities. Without such ids there is no <unk>.
-    """
-    unseen = int((counts == 0).sum())
-    words = len(counts) - unseen + (unseen > 0)
-    return np.where(counts == 0, 1 / max(1, unseen), 1.0) / words
-
-
-def _adjusted(order: OrderCounts, longer: OrderCounts) -> Ints:
-    """How many different tokens precede each n-gram (K,); its count where none can, as at a document's start."""
-    preceding = np.bincount(longer.suffixes, minlength=len(order.keys))
-    return np.where(preceding > 0, preceding, order.counts)
+def _discounts(
+    orders: list[OrderCounts], counts: list[Ints], vocab_size: int, smoothing: Smoothing
+) -> list[tuple[float, ...]]:
+    """What is taken from counts of 1, 2 and 3 or more, for each order."""
+    if smoothing not in ("kneser_ney", "absolute"):
+        return [(0.0, 0.0, 0.0)] * len(orders)
+    found = []
+    for count, kinds in zip(counts, distinct(orders, vocab_size), strict=True):
+        n1, n2, n3, n4 = np.bincount(np.clip(count, 0, 5), minlength=6)[1:5].tolist()
+        n1 += kinds - int((count > 0).sum())  # what occurs once, but for the nodes
+        found.append(_modified(n1, n2, n3, n4) if smoothing == "kneser_ney" else _one(n1, n2))
+    return found
 
 
-def _discounts(counts: Ints) -> Floats:
-    """D of the adjusted counts 0, 1, 2 and 3 or more (Chen and Goodman 1998, equation 26).
+def _modified(n1: int, n2: int, n3: int, n4: int) -> tuple[float, ...]:
+    """Chen and Goodman 1998, equation 26 (https://dash.harvard.edu/handle/1/25104739).
 
     A departure from KenLM: a discount of exactly 0 falls back too. It frees nothing for unseen tokens, whose loss
     would be infinite.
     """
-    n1, n2, n3, n4 = np.bincount(counts[(counts > 0) & (counts < 5)], minlength=5)[1:].tolist()
     if not n1 * n2 * n3:
-        return np.array(FALLBACK_DISCOUNTS)
+        return FALLBACK_DISCOUNTS
     y = n1 / (n1 + 2 * n2)
-    discounts = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return discounts if (discounts[1:] > 0).all() else np.array(FALLBACK_DISCOUNTS)
+    discounts = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+    return discounts if min(discounts) > 0 else FALLBACK_DISCOUNTS
+
+
+def _one(n1: int, n2: int) -> tuple[float, ...]:
+    """One discount for all counts (Ney, Essen and Kneser 1994, https://doi.org/10.1006/csla.1994.1001); 0.5 where n1
+    or n2 is 0."""
+    discount = n1 / (n1 + 2 * n2) if n1 * n2 else 0.5
+    return (discount, discount, discount)
+
+
+def _weights(counts: Ints, discounts: tuple[float, ...]) -> Floats:
+    """(NODES + M,) counts less what is taken from them."""
+    taken = np.array([0.0, *discounts]).take(np.minimum(counts, 3))
+    return np.concatenate([[1 - discounts[0], 0, 0], counts - taken])
+
+
+def _sums(
+    entries: OrderCounts, counts: Ints, discounts: tuple[float, ...], size: int, vocab_size: int
+) -> tuple[Floats, Floats, Floats]:
+    """For each of `size` contexts: the sum of its entries' counts, what discounts take from it, and the entries.
+
+    Args:
+        counts: of the nodes among the entries; that of a leaf is 1.
+    """
+    totals, taken, kinds = np.zeros(size), np.zeros(size), np.zeros(size)
+    seen = 0  # nodes of earlier pieces
+    for start in range(0, len(entries.keys), AT_ONCE):
+        contexts = entries.keys[start : start + AT_ONCE] // vocab_size
+        first, last = int(contexts[0]), int(contexts[-1]) + 1
+        parents = (contexts - first).compress(entries.links[start : start + AT_ONCE] >= 0)
+        own = counts[seen : seen + len(parents)]
+        seen += len(parents)
+        kinds[first:last] += np.bincount(contexts - first, minlength=last - first)
+        totals[first:last] += np.bincount(parents, own - 1.0, last - first)
+        more = np.array([0.0, *discounts]).take(np.minimum(own, 3)) - discounts[0]  # than from a leaf
+        taken[first:last] += np.bincount(parents, more, last - first)
+    return totals + kinds, taken + kinds * discounts[0], kinds
+
+
+def _scale_and_rest(
+    totals: Floats, taken: Floats, kinds: Floats, vocab_size: int, smoothing: Smoothing, k: float
+) -> Floats:
+    """(M, 2) of contexts with these sums; where nothing ever followed, all is the rest."""
+    if smoothing == "witten_bell":
+        totals, taken = totals + kinds, kinds
+    elif smoothing == "add_k":
+        totals, taken = totals + k * vocab_size, np.full(len(totals), k)
+    elif smoothing == "stupid_backoff":
+        taken = STUPID_WEIGHT * totals
+    there = totals > 0
+    rows = np.empty((len(totals), 2))
+    rows[:, 0] = np.divide(1.0, totals, out=np.zeros(len(totals)), where=there)
+    rows[:, 1] = np.divide(taken, totals, out=np.full(len(totals), _unseen(vocab_size, smoothing, k)[1]), where=there)
+    return rows
+
+
+def _unseen(vocab_size: int, smoothing: Smoothing, k: float) -> tuple[float, float]:
+    """Scale and rest of a context that the training text does not have."""
+    rest = {"add_k": 1 / vocab_size, "none": 0.0, "stupid_backoff": STUPID_WEIGHT}
+    return (0.0, rest.get(smoothing, 1.0))
+
+
+def _unigrams(counts: Ints, weights: Floats, smoothing: Smoothing, k: float) -> Floats:
+    """(V,) probabilities without a context.
+
+    KenLM's vocabulary is that of the text and <unk>; ours is the tokenizer's. The ids that the training text lacks
+    share the part of <unk> equally, so that the others have KenLM's probabilities. Without such ids there is no <unk>.
+    """
+    total, unseen = int(counts.sum()), int((counts == 0).sum())
+    if smoothing in ("add_k", "none", "stupid_backoff"):
+        k = k if smoothing == "add_k" else 0.0
+        return (counts + k) / (total + k * len(counts))
+    words = len(counts) - unseen + (unseen > 0)
+    uniform = np.where(counts == 0, 1 / max(1, unseen), 1.0) / words
+    if smoothing == "witten_bell":
+        kinds = len(counts) - unseen
+        return (counts + kinds * uniform) / (total + kinds)
+    return weights / total + float((counts - weights).sum()) / total * uniform

@@ -73,11 +73,10 @@ def _quarantined(quarantined: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _dropped(stage: Mapping[str, Any]) -> Iterator[str]:
+    whole = sum(stage["reasons"].values()) == stage["documents_in"] - stage["documents_out"]
     for rule, count in sorted(stage["reasons"].items(), key=lambda item: -item[1]):
-        yield (
-            f"### {_inline(stage['name'])}, {_inline(rule)}: "
-            f"{count:,} documents, {share(count, stage['documents_in'])} of what came in"
-        )
+        of_all = f"{count:,} documents, {share(count, stage['documents_in'])} of what came in"
+        yield f"### {_inline(stage['name'])}, {_inline(rule)}: {of_all if whole else f'{count:,} times'}"
         for row in stage["examples"][rule]:
             kept = f", which stays: {_inline(row['survivor'])}" if row["survivor"] else ""
             name = f"{_inline(row['id'])} of {_inline(row['source'])}, {_inline(row['source_id'] or '')}"

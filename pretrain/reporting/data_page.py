@@ -140,14 +140,17 @@ def _quarantined(quarantined: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _dropped(stage: Mapping[str, Any]) -> Iterator[str]:
-    gone = sum(stage["reasons"].values())
+    removed = sum(stage["reasons"].values())
+    gone = stage["documents_in"] - stage["documents_out"]
     of_all = f"{gone:,} of {stage['documents_in']:,}, {share(gone, stage['documents_in'])}"
+    if removed > gone:  # parts of documents that stay
+        of_all += f", and {removed - gone:,} passages"
     yield f'<h3>{_line(stage["name"])} <span class="soft">{of_all}</span></h3>'
     for rule, count in sorted(stage["reasons"].items(), key=lambda item: -item[1]):
         cases = "\n".join(_example(row) for row in stage["examples"][rule])
         yield (
             f'<details><summary><b>{_line(rule)}</b><span class="count">{count:,}</span>'
-            f'<i class="bar" style="width:{count / gone:.2%}"></i></summary>\n{cases}</details>'
+            f'<i class="bar" style="width:{count / removed:.2%}"></i></summary>\n{cases}</details>'
         )
 
 

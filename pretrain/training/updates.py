@@ -5,20 +5,24 @@ What differs between kinds of models is the update; the loop is one.
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
+import numpy as np
 import torch
 from annotated_types import Ge
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.data.batches import Batches
-from pretrain.models.language_model import LanguageModel
-from pretrain.models.ngram import NGram
+from pretrain.errors import ConfigError
+from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
 from pretrain.training.optimizers import Optimizer
 from pretrain.training.schedules import Schedule
 
+CARRIED = "carried."  # begins the names of the model's own state among the saved tensors
 TOKENS_OF_TRAIN_LOSS = 100_000  # a counting model's training loss is that of its first tokens
 
 
@@ -93,6 +97,7 @@ class GradientUpdate:
         self.schedule = schedule
         self.micro_batch = micro_batch
         self.seed = seed
+        self.carried: list[State | None] = []  # of each micro-batch, what the model knows of the rows before
         self.stop = stop
         self.max_grad_norm = max_grad_norm
 
@@ -107,9 +112,13 @@ class GradientUpdate:
         gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         total = torch.zeros((), device=device)
         self.working.train()
-        for micro in torch.split(rows, self.micro_batch):
+        micros = torch.split(rows, self.micro_batch)
+        carried = self.carried if self.batches.goes_on(number) and self.carried else [None] * len(micros)
+        carried_on: list[State | None] = []
+        for micro, state in zip(micros, carried, strict=True):
             self.stop.check()
-            nats, _ = self.working.token_losses(micro[:, :-1], micro[:, 1:])
+            nats, state = self._losses(micro[:, :-1], micro[:, 1:], state)
+            carried_on.append(state and {name: tensor.detach() for name, tensor in state.items()})
             loss = nats.sum() / self.batches.tokens
             torch._foreach_add_(gradients, list(torch.autograd.grad(loss, weights)))
             total += loss.detach()
@@ -122,13 +131,28 @@ class GradientUpdate:
             torch._foreach_mul_(gradients, self.max_grad_norm / norm)
         self.optimizer.step(gradients, lr)
         self._refresh()
+        self.carried = carried_on if self.batches.packing == "contiguous" else []
         return result
 
+    def _losses(self, tokens: Tensor, targets: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """Nats (B, T), and the state that the next rows go on with."""
+        if self.batches.packing == "documents":
+            documents = documents_in(tokens, self.batches.stream.end_of_text)
+            return self.working.document_losses(tokens, targets, documents), None
+        return self.working.token_losses(tokens, targets, state)
+
     def state(self) -> dict[str, Tensor]:
-        return self.optimizer.state()
+        states = [state for state in self.carried if state]
+        names = states[0] if states else {}
+        carried = {CARRIED + name: torch.cat([state[name] for state in states]) for name in names}
+        return self.optimizer.state() | carried
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.optimizer.load_state(state)
+        rows = {name.removeprefix(CARRIED): tensor for name, tensor in state.items() if name.startswith(CARRIED)}
+        device = next(self.working.parameters()).device
+        pieces = {name: torch.split(tensor.to(device), self.micro_batch) for name, tensor in rows.items()}
+        self.carried = [dict(zip(pieces, parts, strict=True)) for parts in zip(*pieces.values(), strict=True)]
+        self.optimizer.load_state({name: tensor for name, tensor in state.items() if not name.startswith(CARRIED)})
         self._refresh()
 
     @torch.no_grad()
@@ -142,11 +166,11 @@ class CountUpdate:
     """Read the training tokens once, and count.
 
     Args:
-        model: an n-gram.
+        model: n-grams of any kind, or whole prefixes.
         end_of_text: id of the token between documents.
     """
 
-    def __init__(self, model: NGram, batches: Batches, end_of_text: int) -> None:
+    def __init__(self, model: LanguageModel, batches: Batches, end_of_text: int) -> None:
         self.model = self.working = model
         self.batches = batches
         self.end_of_text = end_of_text
@@ -156,10 +180,18 @@ class CountUpdate:
 
     def step(self, number: int, progress: float) -> StepResult:
         stream = self.batches.stream
-        self.model.fit(stream.array(), self.end_of_text)
-        first = torch.from_numpy(stream.read(0, TOKENS_OF_TRAIN_LOSS + 1))[None]
-        nats, _ = self.model.token_losses(first[:, :-1], first[:, 1:])
-        return StepResult(float(nats.mean()), len(stream) - 1)
+        fit: Callable[[NDArray[Any], int], None] | None = getattr(self.model, "fit", None)
+        if fit is None:
+            raise ConfigError(f"update=count needs a model that counts; {type(self.model).__name__} does not")
+        fit(stream.array(), self.end_of_text)
+        # A model that can see everything before reads the whole beginning, the others rows as in evaluation.
+        row = TOKENS_OF_TRAIN_LOSS if self.model.context_length is None else self.batches.sequence_length
+        length = min(row, len(stream) - 1)
+        count = max(1, min(TOKENS_OF_TRAIN_LOSS, len(stream) - 1) // length)
+        rows = torch.from_numpy(np.stack([stream.read(i * length, (i + 1) * length + 1) for i in range(count)]))
+        nats, _ = self.model.token_losses(rows[:, :-1], rows[:, 1:])
+        loss = float(nats.mean())  # NaN for scores that are no probabilities, inf where one is 0
+        return StepResult(loss, len(stream) - 1, skipped=not math.isfinite(loss))
 
     def state(self) -> dict[str, Tensor]:
         return {}

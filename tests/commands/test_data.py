@@ -1,16 +1,20 @@
 """`pretrain data`, `data show` and `data clean`, on a tiny corpus, from the command line."""
 
+import copy
 import json
 import shutil
 import signal
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from pretrain import cli
+from pretrain import cli, config, schema
 from pretrain.data.lock import alone
+from pretrain.errors import ConfigError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -238,24 +242,27 @@ def test_clean_waits_for_a_build(data_dir: Path, monkeypatch: pytest.MonkeyPatch
     assert any(data_dir.glob("stages/*"))
 
 
-@pytest.fixture
-def _any_corpus_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("pretrain.commands.data", "pretrain.data.estimate"):
-        monkeypatch.setattr(f"{module}.SMALLEST_CORPUS", 1)
-
-
-@pytest.mark.usefixtures("_any_corpus_is_large")
-def test_a_build_says_beforehand_what_it_will_take(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("smallest", [1, 10**9])
+def test_a_build_says_beforehand_what_it_will_take(
+    smallest: int, words: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.data.estimate.SMALLEST_CORPUS", smallest)
     command = ["data", *words, "executor=serial", "tokenizer.vocab_size=300", f"data_dir={tmp_path / 'data'}"]
-    assert cli.main(command) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "expect about" in line]
-    assert len(told) == 1
-    assert "of disk" in told[0]
-    assert cli.main(command) == 0
-    assert "expect about" not in capsys.readouterr().err
+
+    def told(*more: str) -> list[str]:
+        assert cli.main([*command, *more]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "to build" in line]
+
+    first = told()
+    assert len(first) == 1
+    assert "expect under a minute and about" in first[0]
+    assert "of disk" in first[0]
+    assert told() == []  # all is built
+    later = told("tokenizer.vocab_size=301")
+    assert len(later) == 1
+    assert "from tokenizer on" in later[0]
 
 
-@pytest.mark.usefixtures("_any_corpus_is_large")
 def test_a_build_that_the_disk_cannot_hold_is_refused(
     words: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,3 +271,70 @@ def test_a_build_that_the_disk_cannot_hold_is_refused(
     said = refusal(capsys, "data", *words, "executor=serial", f"data_dir={tmp_path / 'data'}", code=1)
     assert f"data_dir={tmp_path / 'data'}" in said
     assert not list(tmp_path.glob("data/stages/*/manifest.json"))
+
+
+def test_a_corpus_of_which_nothing_is_left_says_which_rule_took_how_much(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "lines.jsonl"
+    good = "The river runs, and the river sings, and the river sleeps in the green valley."
+    texts = [" ", "\n", *["spam and spam\n" * 9 + str(n) for n in range(3)], good, good]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, *texts[:1]]), "utf-8")
+    command = ["data", "data=files", f"data.paths=[{path}]", "executor=serial", f"data_dir={tmp_path / 'data'}"]
+    said = refusal(capsys, *command, "data.stages.gopher_repetition.top_2_gram=0", code=3).splitlines()[-1]
+    assert said.startswith("error: nothing is left of the corpus (documents: 8): normalise took 3 of 8 (empty 3); ")
+    assert "gopher_repetition took" in said
+    assert "of 5 (" in said
+    assert "~data.stages." in said
+
+
+def test_a_corpus_that_cannot_be_read_says_why(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": nu\n[]\n{"text": null}\n', "utf-8")
+    command = ["data", "data=files", f"data.paths=[{path}]", "executor=serial", f"data_dir={tmp_path / 'data'}"]
+    said = refusal(capsys, *command, code=3).splitlines()[-1]
+    assert said.startswith("error: the corpus is empty: of 3 records none could be read (")
+
+
+def out_of_range(annotation: Any) -> list[Any]:
+    """Values just outside the bounds of a setting, where it has some."""
+    members = typing.get_args(annotation) if typing.get_origin(annotation) is types.UnionType else [annotation]
+    values: list[Any] = []
+    for member in members:
+        if typing.get_origin(member) is Annotated:
+            kind, *bounds = typing.get_args(member)
+            step = 1 if kind is int else 1e-6
+            for bound in bounds:
+                sides = {name: getattr(bound, name, None) for name in ("ge", "gt", "le", "lt")}
+                values += [sides["ge"] - step] if sides["ge"] is not None else []
+                values += [sides["gt"]] if sides["gt"] is not None else []
+                values += [sides["le"] + step] if sides["le"] is not None else []
+                values += [sides["lt"]] if sides["lt"] is not None else []
+        elif typing.get_origin(member) is Literal:
+            values.append("no such choice")
+    return values
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(path.stem for path in (config.configs_dir() / "data" / "recipe").glob("*.yaml"))
+)
+def test_every_threshold_of_every_recipe_is_refused_out_of_its_range(recipe: str, tmp_path: Path) -> None:
+    words = ["data=files", f"data.paths=[{tmp_path}]", f"data/recipe={recipe}"]
+    settings = cli._composed("data", words)
+    config.parse(settings, config.DataConfig)
+    wrong = [
+        (name, key, value)
+        for name, part in settings["data"]["stages"].items()
+        for key, parameter in schema.signature(part["_target_"]).items()
+        for value in out_of_range(parameter.annotation)
+    ]
+    assert len(wrong) > 5 or recipe == "none"
+    for name, key, value in wrong:
+        mutated = copy.deepcopy(settings)
+        mutated["data"]["stages"][name][key] = value
+        with pytest.raises(ConfigError, match=f"data.stages.{name}.{key}") as raised:
+            config.parse(mutated, config.DataConfig)
+        assert raised.value.exit_code == 2
+        assert str(value) in str(raised.value)
+    if wrong:
+        name, key, value = wrong[-1]
+        assert cli.main(["data", *words, f"data.stages.{name}.{key}={value}"]) == 2
+    assert not (tmp_path / "data").exists()

@@ -1,12 +1,17 @@
 """Which tokens make a batch."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.batches import Batches, permuted
-from pretrain.errors import DataError
+from pretrain.data.batches import Batches, batch_of_step
+from pretrain.data.mixture import Share
+from pretrain.data.permutation import permuted
+from pretrain.data.shards import TokenStream
+from pretrain.errors import ConfigError, DataError
 
 LENGTH = 5
 
@@ -121,3 +126,115 @@ def test_a_stream_of_one_row_gives_it_again_and_again(make_stream):
 def test_a_stream_shorter_than_a_row_is_refused(make_stream, size):
     with pytest.raises(DataError, match=rf"holds {size} tokens.*trainer.sequence_length={LENGTH} \+ 1"):
         Batches(make_stream(range(size)), LENGTH, rows=1, seed=3)
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents", "contiguous"])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_number_of_loader_workers_changes_no_batch(stream, packing, workers):
+    alone = Batches(stream, LENGTH, rows=4, seed=3, packing=packing)
+    helped = Batches(stream, LENGTH, rows=4, seed=3, packing=packing, workers=workers)
+    for number in [*range(12), 3, 3, 40, 41, 42, 0, 7]:
+        assert (helped[number] == alone[number]).all()
+
+
+def test_workers_never_close_a_file_that_another_one_reads(make_stream, monkeypatch):
+    monkeypatch.setattr("pretrain.data.shards.MOST_OPEN_FILES", 1)
+    stream = make_stream(range(2001), cuts=range(40, 2000, 40))
+    alone = Batches(stream, LENGTH, rows=20, seed=3)
+    helped = Batches(stream, LENGTH, rows=20, seed=3, workers=4)
+    for number in range(300):
+        assert (helped[number] == alone[number]).all()
+
+
+def test_workers_read_no_further_than_the_sources_reach(stream):
+    shares = {"test": Share(max_epochs=1)}
+    batches = Batches(stream, LENGTH, rows=4, seed=3, shares=shares, workers=2)
+    assert sorted(row for number in range(5) for row in rows_of(batches[number])) == list(range(20))
+    assert not batches._coming
+
+
+def test_an_error_of_a_worker_is_raised_where_its_batch_is_asked_for(stream):
+    batches = Batches(stream, LENGTH, rows=4, seed=3, workers=1)
+    for file in stream.folder.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="is missing or cut"):
+        batches[0]
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents", "contiguous"])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_ranks_together_read_the_batch_of_one(stream, packing, ranks):
+    whole = Batches(stream, LENGTH, rows=4, seed=3, packing=packing)
+    parts = [Batches(stream, LENGTH, rows=4, seed=3, packing=packing, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for number in (0, 1, 4, 17, 10**6):
+        assert (np.concatenate([part[number] for part in parts]) == whole[number]).all()
+    assert all(part.tokens == whole.tokens for part in parts)
+
+
+def test_rows_that_ranks_cannot_share_are_refused_with_a_number_that_they_can(stream):
+    with pytest.raises(ConfigError, match=r"6 rows .* 4 ranks; try trainer\.batch_tokens=40"):
+        Batches(stream, LENGTH, rows=6, seed=3, ranks=4)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 20])
+def test_contiguous_rows_go_on_in_the_next_batch_until_the_epoch_ends(stream, rows):
+    batches = Batches(stream, LENGTH, rows, seed=3, packing="contiguous")
+    length = 20 // rows
+    assert batches.rows_per_epoch == length * rows
+    assert [number for number in range(3 * length) if not batches.goes_on(number)] == [0, length, 2 * length]
+    for number in range(1, 3 * length):
+        if batches.goes_on(number):
+            assert (batches[number][:, 0] == batches[number - 1][:, -1]).all()
+    assert (batches[length] == batches[0]).all()
+    targets = np.concatenate([batches[number][:, 1:] for number in range(length)], axis=1)
+    assert targets.ravel().tolist() == list(range(1001, 1001 + targets.size))
+
+
+def test_other_packings_never_go_on(stream):
+    assert not any(Batches(stream, LENGTH, 4, seed=3).goes_on(number) for number in range(10))
+
+
+def test_contiguous_refuses_shares_and_a_stream_shorter_than_a_batch(stream):
+    with pytest.raises(ConfigError, match="packing=contiguous reads all sources"):
+        Batches(stream, LENGTH, 4, seed=3, shares={"test": Share(max_epochs=2)}, packing="contiguous")
+    with pytest.raises(DataError, match="holds 101 tokens, fewer than a batch"):
+        Batches(stream, LENGTH, 21, seed=3, packing="contiguous")
+
+
+@given(bounds=st.lists(st.integers(0, 60), max_size=8, unique=True), steps=st.integers(1, 40))
+def test_steps_read_every_batch_but_those_of_skipped_windows(bounds, steps):
+    places = sorted(bounds)
+    skipped = list(zip(places[::2], places[1::2], strict=False))
+    passed = {number for first, last in skipped for number in range(first, last)}
+    wanted = [number for number in range(steps + 60) if number not in passed][:steps]
+    assert [batch_of_step(step, skipped) for step in range(steps)] == wanted
+
+
+def test_a_trillion_tokens_are_addressed_and_any_batch_is_found_at_once(tmp_path):
+    """Sparse files: eight shards of 1.25e11 tokens, in which a few places hold other tokens than 0."""
+    size, shards = 125_000_000_000, []
+    for number in range(8):
+        path = tmp_path / f"train-{number:05d}.bin"
+        with path.open("wb") as file:
+            try:
+                file.truncate(2 * size)
+            except OSError as error:
+                pytest.skip(f"no sparse file of {2 * size:,} bytes here: {error}")
+        figures = {"tokens": size, "documents": 1, "bytes": 1, "characters": 1, "words": 1, "source": "test"}
+        shards.append({"file": path.name, "checksum": "", **figures})
+    stream = TokenStream(tmp_path, "train", {"dtype": "uint16", "splits": {"train": shards}})
+    assert len(stream) == 10**12
+    batches = Batches(stream, 1024, rows=8, seed=3)
+    assert batches.rows_per_epoch == (10**12 - 1) // 1024
+    started = time.perf_counter()
+    for number in (0, 10**8, 10**11 + 7, 10**14):
+        starts = batches._ordered(number * 8 // 4096)
+        assert ((starts >= 0) & (starts < 10**12 - 1024) & (starts % 1024 == 0)).all()
+        place = int(starts[number * 8 % 4096 + 5])
+        with (tmp_path / f"train-{place // size:05d}.bin").open("r+b") as file:
+            file.seek(2 * (place % size))
+            file.write(b"\x39\x30")
+        assert batches[number][5, 0] == 12345
+    assert time.perf_counter() - started < 5
+    across = stream.read(3 * size - 2, 3 * size + 2)
+    assert across.tolist() == [0] * 4

@@ -6,10 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pretrain.data import estimate as module
-from pretrain.data.estimate import Estimate, estimate, refuse_full_disk
+from pretrain.data.estimate import estimate, refuse_full_disk
 from pretrain.data.excerpt import scattered_pieces, some_documents
 from pretrain.data.normalisation import Normalise
 from pretrain.data.sources.files import Files
@@ -57,31 +58,65 @@ def test_the_text_and_the_disk_are_told_from_a_sample(kind: str, tmp_path: Path)
         for number in range(60):
             (path / f"{number}.jsonl").write_text(lines(count // 60), "utf-8")
     expected = estimate(files(path), RECIPE, LIMITS, workers=2, tokenizer_sample=0)
-    assert expected is not None
-    assert expected.text_bytes == pytest.approx(text_of(count), rel=0.15)
-    assert expected.kept == 1
+    assert expected.disk_bytes is not None
+    assert expected.seconds is not None
     assert 0.5 * 4 * text_of(count) < expected.disk_bytes < 1.5 * 4 * text_of(count)  # 4 copies at half, and tokens
     assert expected.seconds > 0
+    assert not expected.far
 
 
-def test_a_small_corpus_is_not_estimated(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(lines(10), "utf-8")
-    assert estimate(files(tmp_path), RECIPE, LIMITS, workers=1, tokenizer_sample=0) is None
+@pytest.mark.usefixtures("_any_corpus_is_large")
+def test_what_is_already_built_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(6000), "utf-8")
+    told = {
+        first: estimate(files(tmp_path), RECIPE, LIMITS, workers=1, tokenizer_sample=0, first=first)
+        for first in ("collect", "normalise", "shuffle", "tokenize")
+    }
+    disk = [expected.disk_bytes for expected in told.values() if expected.disk_bytes is not None]
+    assert len(disk) == 4
+    assert disk == sorted(disk, reverse=True)
+    assert disk[0] > 1.2 * disk[1] > 1.2 * 1.2 * disk[2] > 1.2**3 * disk[3]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_small_corpus_is_told_roughly(packed: bool, tmp_path: Path) -> None:
+    content = lines(1000).encode()
+    (tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")).write_bytes(gzip.compress(content) if packed else content)
+    expected = estimate(files(tmp_path), RECIPE, LIMITS, workers=1, tokenizer_sample=0)
+    assert expected.seconds is not None
+    assert expected.disk_bytes is not None
+    assert expected.seconds < 60
+    assert text_of(1000) < expected.disk_bytes < 6 * text_of(1000)
+
+
+def test_a_corpus_far_away_is_told_without_the_download(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/far/a.jsonl", lines(6000).encode())
+    try:
+        source = Files(paths=["memory://far/a.jsonl"], text_field="text", unit="file", extractor="resiliparse")
+        expected = estimate({"far": source}, RECIPE, LIMITS, workers=1, tokenizer_sample=0)
+    finally:
+        memory.rm("/far", recursive=True)
+    assert expected.far
+    assert expected.seconds is not None
+    assert expected.seconds > 0
+    assert expected.disk_bytes == pytest.approx(4 * 0.55 * text_of(6000), rel=0.5)
 
 
 @pytest.mark.usefixtures("_any_corpus_is_large")
 def test_what_cannot_be_read_is_not_estimated(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b" + bytes(10_000))
-    assert estimate(files(tmp_path), RECIPE, LIMITS, workers=1, tokenizer_sample=0) is None
+    expected = estimate(files(tmp_path), RECIPE, LIMITS, workers=1, tokenizer_sample=0)
+    assert (expected.seconds, expected.disk_bytes) == (None, None)
 
 
 def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
-    refuse_full_disk(Estimate(1, 1, 1, 1, free / 2), tmp_path / "not" / "there")
+    refuse_full_disk(free / 2, tmp_path / "not" / "there")
     with pytest.raises(
         PretrainError, match=r"needs about [\d,]+\.\d GB .*data_dir=.*not.* lies [\d,]+\.\d GB are free"
     ):
-        refuse_full_disk(Estimate(1, 1, 1, 1, free * 2), tmp_path / "not" / "there")
+        refuse_full_disk(free * 2, tmp_path / "not" / "there")
 
 
 def test_an_excerpt_comes_from_all_over_the_corpus(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def write_corpus(folder: Path, texts: list[str]) -> None:
         "e\u0301 \u30ab\u3099 \ufb01 \x00\x07\r\nＡ１",
         " \n\t\n",
         "",
+        "Write to jane.doe@mail.org or call +1 (202) 555-0143; the server is 192.0.2.7, the version 2.3.4.5.",
         *texts[3:6],
     ]
     lines = [json.dumps({"text": text, "id": f"own {n}", "n": n}) for n, text in enumerate([*texts, *more])]

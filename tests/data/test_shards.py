@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.data.executors import Pool, Serial
-from pretrain.data.shards import TokenStream, read_manifest, train_tokenizer, write_shards
+from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.data.stages import Silent, Workspace
+from pretrain.data.tokenizing import train_tokenizer, write_shards
 from pretrain.errors import DataError
-from pretrain.tokenizers.loading import load
 from pretrain.tokenizers.bpe import BytePairEncoding
+from pretrain.tokenizers.loading import load
 
 EOT = 0
 
@@ -112,6 +113,92 @@ def test_a_flipped_bit_is_found_and_its_file_named(shards_of, tiny_corpus, place
         stream_of(folder).verify()
 
 
+def test_a_flipped_bit_in_a_document_index_is_found_and_its_file_named(shards_of, tiny_corpus):
+    folder = shards_of([tiny_corpus[:10], tiny_corpus[10:]])
+    damaged = folder / "train-00000.idx"
+    content = bytearray(damaged.read_bytes())
+    content[8] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"document index .*train-00000\.idx is damaged"):
+        stream_of(folder).verify()
+
+
+def test_a_missing_or_cut_document_index_is_refused_when_the_shards_are_opened(shards_of, tiny_corpus):
+    folder = shards_of([tiny_corpus])
+    index = folder / "train-00000.idx"
+    index.write_bytes(index.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"document index .*train-00000\.idx is missing or cut"):
+        stream_of(folder)
+    index.unlink()
+    with pytest.raises(DataError, match=r"document index .*train-00000\.idx is missing or cut"):
+        stream_of(folder)
+
+
+def test_a_renamed_shard_is_named_with_the_name_that_it_has_now(shards_of):
+    folder = shards_of([["abc"], ["xyz"]])
+    (folder / "train-00001.bin").rename(folder / "train-00007.bin")
+    with pytest.raises(DataError, match=r"train-00001\.bin is missing or cut \(and train-00007\.bin is none of"):
+        stream_of(folder)
+
+
+def test_a_shard_that_nobody_wrote_is_refused(shards_of):
+    folder = shards_of([["abc"]])
+    (folder / "train-00001.bin").write_bytes(b"\0\0")
+    with pytest.raises(DataError, match=r"train-00001\.bin is not in the manifest"):
+        stream_of(folder)
+
+
+def test_reordered_shards_and_any_other_change_of_the_manifest_are_refused(shards_of):
+    folder = shards_of([["abc"], ["xyz"]])
+    written = json.loads((folder / "manifest.json").read_text())
+    for change in (
+        {"splits": written["splits"] | {"train": written["splits"]["train"][::-1]}},
+        {"splits": written["splits"] | {"train": written["splits"]["train"][:1]}},
+        {"tokenizer": "0" * 32},
+        {"vocab_size": 5},
+    ):
+        (folder / "manifest.json").write_text(json.dumps(written | change))
+        with pytest.raises(DataError, match=r"manifest\.json is not what was written"):
+            read_manifest(folder)
+    (folder / "manifest.json").write_text(json.dumps(written | {"version": 2}))
+    with pytest.raises(DataError, match="another version of this program"):
+        read_manifest(folder)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(shards_of):
+    stream = stream_of(folder := shards_of([["abc" * 100]]))
+    with (folder / "train-00000.bin").open("r+b") as file:
+        file.truncate(11)
+    assert len(stream.read(0, 5)) == 5
+    with pytest.raises(DataError, match=r"train-00000\.bin is missing or cut"):
+        stream.read(0, 6)
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 2], [0, 3], [3, 0], [1, 0, 2, 0]], ids=str)
+def test_documents_are_found_by_the_document_index(shards_of, tokenizer_file, sizes):
+    texts = iter(["one", "", "two three", "猫", "five", "", "seven", "8", "nine", "ten", "", "twelve"])
+    shards = [[next(texts) for _ in range(size)] for size in sizes]
+    stream = stream_of(shards_of(shards))
+    tokenizer = load(tokenizer_file)
+    assert [tokenizer.decode(ids.tolist()) for ids in stream.documents()] == [
+        text for shard in shards for text in shard
+    ]
+
+
+def test_more_shards_than_files_may_be_open_are_read(make_stream, monkeypatch):
+    monkeypatch.setattr("pretrain.data.shards.MOST_OPEN_FILES", 2)
+    stream = make_stream(range(100), cuts=range(5, 100, 5))
+    for start in (90, 3, 55, 12, 0):
+        assert stream.read(start, start + 10).tolist() == list(range(start, start + 10))
+    assert stream._file.cache_info().currsize == 2
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 5, 12, 100, None])
+def test_the_beginning_of_a_stream_is_an_array_of_its_own(make_stream, stop):
+    for cuts in ([], [5, 5, 9]):
+        assert make_stream(range(12), cuts=cuts).array(stop).tolist() == list(range(12))[:stop]
+
+
 def test_exchanged_shards_are_found(shards_of):
     folder = shards_of([["abc"], ["xyz"]])
     first, second = folder / "train-00000.bin", folder / "train-00001.bin"
@@ -188,6 +275,16 @@ def test_a_token_outside_the_vocabulary_names_the_document(shard_documents, toke
     side = shard_documents([["xyz", "a"]], tmp_path)
     with pytest.raises(DataError, match="document 0001: token id 5000 is outside"):
         write_shards(holed, {"train": side}, Workspace(tmp_path, Serial(), Silent()))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_text("{}"), lambda path: path.unlink()])
+def test_a_tokenizer_that_is_not_what_was_trained_is_refused(shard_documents, tmp_path, damage):
+    train = shard_documents([["ab " * 50]], tmp_path)
+    arguments = ({"vocab_size": 260}, train, Workspace(tmp_path, Serial(), Silent()))
+    trainer = BytePairEncoding(vocab_size=260, splitting="gpt2", sample_bytes=100)
+    damage(train_tokenizer(trainer, *arguments))
+    with pytest.raises(DataError, match=r"tokenizer\.json is missing or damaged"):
+        train_tokenizer(trainer, *arguments)
 
 
 def test_the_tokenizer_is_trained_once_on_the_beginning_of_the_training_text(shard_documents, tmp_path):

@@ -3,12 +3,16 @@
 import itertools
 import random
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pretrain.data import splits
+from pretrain.data.documents import DOCUMENT
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.splits import ALL_TRAINING, ALL_VALIDATION, gather, place_documents, ranges
-from pretrain.data.stages import ROWS_AT_ONCE, Silent, Workspace
+from pretrain.data.stages import ROWS_AT_ONCE, Batch, Silent, Workspace, build, text_bytes
 from pretrain.errors import DataError
 
 
@@ -96,7 +100,7 @@ def test_the_sharding_of_the_documents_changes_nothing(split, tmp_path):
     assert len(whole["train"]) == 1
 
 
-@pytest.mark.parametrize("shard_bytes", [300, 1000, 5000])
+@pytest.mark.parametrize("shard_bytes", [300, 1000, 3000])
 def test_the_order_does_not_depend_on_the_size_of_the_shards_written(split, shard_bytes, tmp_path):
     whole = split([NUMBERED[:500]], 0.3)
     cut = split([NUMBERED[:500]], 0.3, shard_bytes=shard_bytes)
@@ -118,8 +122,8 @@ def test_serial_and_pool_give_the_same_bytes(split, tmp_path):
     split(shards, shard_bytes=1000, executor=pool, data_dir=tmp_path / "pool")
     pool.close()
     split(shards, shard_bytes=1000, data_dir=tmp_path / "serial")
+    assert len(list((tmp_path / "serial").glob("stages/train-*/*.parquet"))) > 2
     files = sorted(path.relative_to(tmp_path / "serial") for path in (tmp_path / "serial").rglob("*.parquet"))
-    assert len(files) > 6
     for file in files:
         assert (tmp_path / "pool" / file).read_bytes() == (tmp_path / "serial" / file).read_bytes()
 
@@ -130,6 +134,87 @@ def test_all_documents_can_be_named_one_side(shard_documents, tmp_path):
     for where, sizes in ((ALL_TRAINING, (50, 0)), (ALL_VALIDATION, (0, 50))):
         sides = [gather(placed, name, where, shard_bytes=10**9, workspace=at) for name in ("train", "validation")]
         assert tuple(side.total("documents_out") for side in sides) == sizes
+
+
+@pytest.fixture
+def _small_pieces(monkeypatch):
+    """A corpus of a few kilobytes is sorted and gathered in many pieces."""
+    monkeypatch.setattr(splits, "SMALLEST_PIECE", 1000)
+    monkeypatch.setattr(splits, "LARGEST_PIECE", 1000)
+
+
+@pytest.mark.usefixtures("_small_pieces")
+def test_pieces_change_nothing_but_the_time(split, tmp_path, monkeypatch):
+    texts = [*NUMBERED[:400], *NUMBERED[:50], *["the same text again"] * 70]
+    pieces = split([texts[:90], [], texts[90:300], texts[300:]], 0.2, data_dir=tmp_path / "pieces")
+    assert len(pieces["train"]) > 2
+    monkeypatch.setattr(splits, "SMALLEST_PIECE", 10**9)
+    monkeypatch.setattr(splits, "LARGEST_PIECE", 10**9)
+    whole = split([texts], 0.2, data_dir=tmp_path / "whole")
+    for side in ("train", "validation"):
+        assert [row for shard in pieces[side] for row in shard] == [row for shard in whole[side] for row in shard]
+
+
+@pytest.mark.usefixtures("_small_pieces")
+def test_each_row_group_is_read_about_once(shard_documents, tmp_path, monkeypatch):
+    at = Workspace(tmp_path, Serial(), Silent())
+    placed = place_documents(shard_documents([NUMBERED[:500], NUMBERED[500:]], tmp_path), seed=1, workspace=at)
+    groups = sum(pq.ParquetFile(file).num_row_groups for file in placed.files())
+    assert groups > 30
+    read = []
+    real = pq.ParquetFile.read_row_groups
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", lambda file, some: [read.extend(some), real(file, some)][1])
+    for side in ("train", "validation"):
+        gather(placed, side, ranges(placed, 0.1), shard_bytes=1000, workspace=at)
+    assert groups <= len(read) <= groups + len(placed.files())  # those at the border belong to both sides
+
+
+@pytest.mark.usefixtures("_small_pieces")
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_many_copies_of_a_text_are_never_held_together(split, seed, tmp_path, monkeypatch):
+    """They come one piece after the other, and among the others as if they had been sorted with them."""
+    copy = "a text that stands everywhere"
+    shards = [[*NUMBERED[30 * n : 30 * n + 30], *[copy] * (60 if n % 2 else 3)] for n in range(10)]
+    held = []
+    real = splits._handed_on
+    monkeypatch.setattr(
+        splits, "_handed_on", lambda table, rows, task: [held.append(len(table)), real(table, rows, task)][1]
+    )
+    whole = split(shards, 0.1, seed, data_dir=tmp_path / "held")
+    most = max(held)
+    held.clear()
+    monkeypatch.setattr(splits, "CROWD", 200)
+    streamed = split(shards, 0.1, seed, data_dir=tmp_path / "streamed")
+    assert max(held) < most / 2
+    assert streamed == whole
+
+
+def of_sources(at, sizes, seed):
+    """A stage with some documents of each source, all different."""
+    table = pa.concat_tables(
+        pa.Table.from_pylist(
+            [
+                {"id": f"{source} {n}", "text": f"{seed} {source} {n}", "source": source, "source_id": "", "meta": "{}"}
+                for n in range(size)
+            ],
+            schema=DOCUMENT,
+        )
+        for source, size in sizes.items()
+    )
+    work = lambda task: iter([Batch(table, None, len(table), text_bytes(table), {})])  # noqa: E731
+    return build(f"sources{seed}", "key", at, [(1, 0)], work)
+
+
+def test_each_source_gives_its_share_to_validation(tmp_path):
+    at = Workspace(tmp_path, Serial(), Silent())
+    sizes = {"books": 2000, "code": 500, "web": 100}
+    for seed in range(5):
+        placed = place_documents(of_sources(at, sizes, seed), seed=seed, workspace=at)
+        held_out = gather(placed, "validation", ranges(placed, 0.2), shard_bytes=10**9, workspace=at)
+        found = [name for file in held_out.files() for name in pq.read_table(file)["source"].to_pylist()]
+        for name, size in sizes.items():
+            assert found.count(name) == pytest.approx(0.2 * size, abs=4 * np.sqrt(0.16 * size))
+        assert found == sorted(found)
 
 
 def test_a_corpus_without_documents_is_refused(shard_documents, tmp_path):

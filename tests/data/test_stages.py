@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pretrain.data import stages
-from pretrain.data.documents import DOCUMENT, DROPPED, LINK, Drop, partition
+from pretrain.data.documents import DOCUMENT, DROPPED, LINK, Drop, StageOutput, partition, without_repeats
 from pretrain.data.executors import Pool, Serial
 from pretrain.data.manifests import key_of
 from pretrain.data.running import run_stage
@@ -67,8 +68,7 @@ class FirstOfEach:
 
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
-    rule: ClassVar[str] = "repeated"
-    threshold = 0.5
+    transitive: ClassVar[bool] = True
 
     def sketch(self, documents: pa.Table) -> tuple[pa.Table, pa.Array]:
         texts = documents["text"].to_pylist()
@@ -78,11 +78,17 @@ class FirstOfEach:
 
     def link(self, keys: pa.Table, details: Any) -> pa.Table:
         places = sorted(keys["document"].to_pylist())
-        known = details(np.array(places, np.int64))
+        offsets, values = details(np.array(places, np.int64))
         firsts: dict[bytes, int] = {}
-        links = [(firsts.setdefault(known[place].tobytes(), place), place, 1.0) for place in places]
+        links = [
+            (firsts.setdefault(values[start:end].tobytes(), place), place, 1.0)
+            for place, (start, end) in zip(places, pairwise(offsets), strict=True)
+        ]
         rows = [dict(zip(LINK.names, link, strict=True)) for link in links if link[0] != link[1]]
         return pa.Table.from_pylist(rows, schema=LINK)
+
+    def apply(self, documents: pa.Table, found: pa.Table) -> StageOutput:
+        return without_repeats(documents, found, "repeated", 0.5)
 
 
 class Told(Silent):

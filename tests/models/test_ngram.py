@@ -1,6 +1,5 @@
 """The n-gram model against hand counts, a slow second implementation, and KenLM's own files."""
 
-import gzip
 import json
 import math
 from collections import Counter
@@ -15,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.errors import CheckpointError, DataError, TrainingError
-from pretrain.models import ngram
+from pretrain.exporting.arpa import listed
+from pretrain.models import ngram, ngram_counts
 from pretrain.models.language_model import IGNORED
 from pretrain.models.ngram import NGram
-from pretrain.models.ngram_counts import count_ngrams
+from pretrain.models.ngram_arpa import arpa_tables
+from pretrain.models.ngram_counts import count_ngrams, distinct
 
 EOT = 0
-SMOOTHINGS = ["kneser_ney", "add_k", "none"]
+SMOOTHINGS = ["kneser_ney", "absolute", "witten_bell", "add_k", "none"]
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 documents = st.lists(st.lists(st.integers(1, 4), max_size=12), min_size=1, max_size=8)
@@ -33,8 +34,9 @@ def stream_of(texts):
 
 
 def fitted(stream, *, order, smoothing="kneser_ney", vocab_size=6, k=0.5):
+    """Fitted, also where no document is as long as the order, which fit refuses."""
     model = NGram(vocab_size, order=order, smoothing=smoothing, k=k)
-    model.fit(stream, EOT)
+    model.fit_counts(count_ngrams(stream, order, vocab_size=vocab_size, end_of_text=EOT), EOT)
     return model
 
 
@@ -91,25 +93,48 @@ def test_kneser_ney_matches_a_hand_count():
     assert model(torch.tensor([[1]])).exp()[0, 0].tolist() == pytest.approx(after_1.tolist())
 
 
-@settings(deadline=None, max_examples=60)
-@given(documents, st.integers(1, 9), st.sampled_from([1, 40_000]))
-def test_counts_are_those_of_a_dictionary_in_every_order(texts, order, spread):
-    """A wide spread of ids lets few tokens into one 64-bit number, so that the positions are sorted in turns."""
-    tokens = stream_of(texts) * spread
-    vocab_size = 4 * spread + 1
-    expected = {
-        tuple(token * spread for token in gram): count
-        for gram, count in dictionary_of(texts, order).items()
-        if len(gram) > 1
-    }
-    counted, grams = {}, [(token,) for token in range(vocab_size)]
-    for level in count_ngrams(tokens, order, vocab_size=vocab_size, end_of_text=EOT)[1:]:
+def grams_of(counts, vocab_size):
+    """Every n-gram of two or more tokens in counts: how often it occurs, and how many tokens stand before it."""
+    found, nodes = {}, [(token,) for token in range(vocab_size)]
+    for level in counts[1:]:
         assert (np.diff(level.keys) > 0).all()
-        shorter = grams
-        grams = [(*shorter[key // vocab_size], key % vocab_size) for key in level.keys.tolist()]
-        assert [shorter[suffix] for suffix in level.suffixes.tolist()] == [gram[1:] for gram in grams]
-        counted |= dict(zip(grams, level.counts.tolist(), strict=True))
-    assert counted == expected
+        here = {}
+        for key, link in zip(level.keys.tolist(), level.links.tolist(), strict=True):
+            gram = (*nodes[key // vocab_size], key % vocab_size)
+            if link >= 0:
+                here[link] = gram
+                found[gram] = (int(level.counts[link]), int(level.preceding[link]))
+                continue
+            tail = [token for token in level.tails[-1 - link].tolist() if token != vocab_size]
+            for longer in range(len(tail) + 1):
+                found[(*gram, *tail[:longer])] = (1, 1)
+        assert sorted(here) == list(range(len(level.counts)))
+        nodes = [here[link] for link in sorted(here)]
+    return found
+
+
+@settings(deadline=None, max_examples=80)
+@given(documents, st.integers(2, 9), st.sampled_from([1, 40_000]), st.sampled_from([3, 10**6]), st.booleans())
+def test_counts_are_those_of_a_dictionary_in_every_order(texts, order, spread, piece, on_disk):
+    """However the text is cut into runs and buckets, whether or not they lie on disk, and for small and large ids."""
+    tokens, vocab_size = stream_of(texts) * spread, 4 * spread + 1
+    raw = dictionary_of(texts, order)
+    preceding = Counter(gram[1:] for gram in raw if len(gram) > 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngram_counts, "RUN", piece)
+        patch.setattr(ngram_counts, "BUCKET", piece)
+        patch.setattr(ngram_counts, "SAMPLES", 2)
+        memory = 1 if on_disk else None
+        counts = count_ngrams(tokens, order, vocab_size=vocab_size, end_of_text=EOT, memory_bytes=memory)
+    expected = {}
+    for gram, count in raw.items():
+        adjusted = count if gram[0] == EOT or len(gram) == order or count == 1 else preceding[gram]
+        expected[tuple(token * spread for token in gram)] = (count, adjusted)
+    assert grams_of(counts, vocab_size) == {gram: pair for gram, pair in expected.items() if len(gram) > 1}
+    assert {token: int(count) for token, count in enumerate(counts[0].counts) if count} == {
+        gram[0]: count for gram, (count, _) in expected.items() if len(gram) == 1
+    }
+    assert distinct(counts, vocab_size) == [sum(len(gram) == n for gram in raw) for n in range(1, order + 1)]
 
 
 def slow_kneser_ney(texts, order, vocab_size):
@@ -192,7 +217,7 @@ def test_token_losses_are_those_of_forward_whatever_the_targets(stream, smoothin
         nats, _ = model.token_losses(tokens, targets)
         expected = -model(tokens).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
         assert nats.dtype == torch.float64
-        assert torch.equal(nats, expected.masked_fill(targets == IGNORED, 0.0))
+        assert torch.allclose(nats, expected.masked_fill(targets == IGNORED, 0.0), rtol=1e-12)
 
 
 def test_maximum_likelihood_is_infinite_for_what_it_never_saw():
@@ -206,8 +231,9 @@ def test_maximum_likelihood_is_infinite_for_what_it_never_saw():
 def test_the_order_of_the_documents_does_not_matter(texts, random):
     """An n-gram that crossed from one document to the next would depend on it."""
     shuffled = random.sample(texts, len(texts))
-    tables, others = (fitted(stream_of(some), order=4).state_dict() for some in (texts, shuffled))
-    assert all(torch.equal(tables[name], others[name]) for name in tables)
+    rows = random_tokens(3, 20)
+    first, second = (fitted(stream_of(some), order=4)(rows) for some in (texts, shuffled))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
@@ -293,12 +319,14 @@ def test_parameters_are_the_stored_ngrams():
 def test_tables_of_another_order_vocabulary_or_type_are_refused(stream):
     weights = fitted(stream, order=3).state_dict()
     for order, vocab_size in ((2, 6), (4, 6), (3, 7)):
-        with pytest.raises(CheckpointError, match=f"order {order}, {vocab_size} ids: .*(keys_3|keys_4|log_probs_1)"):
+        with pytest.raises(CheckpointError, match=f"order {order}, {vocab_size} ids: .*(keys_3|keys_4|unigrams)"):
             NGram(vocab_size, order=order, smoothing="kneser_ney", k=1.0).load_weights(weights)
     for name, table in {
-        "log_probs_2": weights["log_probs_2"][:-1],
-        "log_probs_3": weights["log_probs_3"].float(),
+        "links_2": weights["links_2"][:-1],
+        "nodes_3": weights["nodes_3"].float(),
         "keys_3": weights["keys_3"].flip(0),
+        "tails": torch.cat([weights["tails"], weights["tails"].new_zeros(1)]),
+        "links_3": weights["links_3"].flip(0),
     }.items():
         with pytest.raises(CheckpointError, match=name):
             NGram(6, order=3, smoothing="kneser_ney", k=1.0).load_weights(weights | {name: table})
@@ -328,6 +356,90 @@ def test_an_id_outside_the_vocabulary_is_named(stream, bad):
         fitted(stream, order=2)(torch.tensor([[bad]]))
 
 
+@pytest.mark.parametrize("smoothing", ["absolute", "witten_bell"])
+@settings(deadline=None, max_examples=60)
+@given(texts=documents, order=st.integers(1, 4), prompt=prompts)
+def test_interpolated_smoothing_is_the_formula_written_with_dictionaries(smoothing, texts, order, prompt):
+    raw = dictionary_of(texts, order)
+    seen = {gram[0] for gram in raw if len(gram) == 1}
+    words = len(seen) + (len(seen) < 6)
+
+    def discount(n):
+        n1, n2 = (sum(len(gram) == n and count == times for gram, count in raw.items()) for times in (1, 2))
+        return n1 / (n1 + 2 * n2) if n1 and n2 else 0.5
+
+    def probability(token, context):
+        shorter = probability(token, context[1:]) if context else 1 / words / (1 if token in seen else 6 - len(seen))
+        following = [count for gram, count in raw.items() if gram[:-1] == context]
+        if not following:
+            return shorter
+        own, total, kinds = raw.get((*context, token), 0), sum(following), len(following)
+        if smoothing == "witten_bell":
+            return (own + kinds * shorter) / (total + kinds)
+        taken = discount(len(context) + 1)
+        return (max(0, own - taken) + taken * kinds * shorter) / total
+
+    expected = [probability(token, context_of(prompt, order)) for token in range(6)]
+    probs = fitted(stream_of(texts), order=order, smoothing=smoothing)(torch.tensor([prompt])).exp()[0, -1]
+    assert probs.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(documents, st.integers(1, 4), prompts, st.integers(0, 5))
+def test_stupid_backoff_scores_are_relative_frequencies_times_powers_of_a_constant(texts, order, prompt, token):
+    raw, context, weight = dictionary_of(texts, order), context_of(prompt, order), 1.0
+    while context and not raw[(*context, token)]:
+        context, weight = context[1:], 0.4 * weight
+    following = sum(count for gram, count in raw.items() if gram[:-1] == context)
+    expected = weight * raw[(*context, token)] / following
+    model = fitted(stream_of(texts), order=order, smoothing="stupid_backoff")
+    rows, targets = torch.tensor([prompt]), torch.tensor([[*prompt[1:], token]])
+    assert model.log_scores(rows, targets).exp()[0, -1].item() == pytest.approx(expected)
+    assert model(rows).exp()[0, -1, token].item() == pytest.approx(expected)
+    assert model.token_losses(rows, targets)[0].isnan().all()
+
+
+def test_probabilities_sum_to_one_within_a_billionth_after_ten_thousand_contexts():
+    generator = np.random.default_rng(0)
+    text = generator.zipf(1.3, 40_000) % 200
+    for smoothing in ("kneser_ney", "absolute", "witten_bell", "add_k"):
+        model = fitted(text, order=5, smoothing=smoothing, vocab_size=200)
+        starts = generator.integers(0, len(text) - 4, 9_000)
+        rows = np.concatenate([text[starts[:, None] + np.arange(4)], generator.integers(0, 200, (1_000, 4))])
+        logits, _ = model.next_logits(torch.from_numpy(rows), torch.full((10_000,), 4))
+        assert (logits.exp().sum(1) - 1).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("order", [2, 5])
+def test_a_hash_table_and_a_search_find_the_same(stream, order, monkeypatch):
+    model, rows = fitted(stream, order=order), random_tokens(4, 50)
+    hashed = model(rows), model.token_losses(rows[:, :-1], rows[:, 1:])[0]
+    model.tables.trie.slots = [np.zeros(0, np.int64)] * (order + 1)
+    assert torch.equal(model(rows), hashed[0])
+    assert torch.equal(model.token_losses(rows[:, :-1], rows[:, 1:])[0], hashed[1])
+
+
+def test_threads_do_not_change_the_losses(stream, monkeypatch):
+    model, rows = fitted(stream, order=4), random_tokens(7, 300)
+    whole, _ = model.token_losses(rows[:, :-1], rows[:, 1:])
+    monkeypatch.setattr(ngram, "TARGETS_AT_ONCE", 64)
+    pieces, _ = model.token_losses(rows[:, :-1], rows[:, 1:])
+    assert torch.equal(pieces, whole)
+
+
+def test_an_order_beyond_the_text_is_refused_with_the_longest_that_fits():
+    model = NGram(6, order=9, smoothing="kneser_ney", k=1.0)
+    with pytest.raises(DataError, match=r"model\.order=9 is beyond .* more than 4 tokens; try model\.order=4"):
+        model.fit(stream_of([[1, 2], [3]]), EOT)
+
+
+def test_counts_that_overflow_and_empty_vocabularies_are_refused(monkeypatch):
+    with pytest.raises(DataError, match="the vocabulary is empty"):
+        count_ngrams(np.array([0, 0]), 2, vocab_size=0, end_of_text=0)
+    with pytest.raises(DataError, match="overflow 64-bit keys"):
+        count_ngrams(np.array([0, 1, 0]), 2, vocab_size=2**32, end_of_text=0)
+
+
 # What KenLM's lmplz estimates from the same text. Its vocabulary is that of the text, </s> and <unk>; so is ours here.
 
 needs_kenlm_files = pytest.mark.skipif(not (DATA / "ngram").is_dir(), reason=f"{DATA / 'ngram'} is not there")
@@ -354,48 +466,20 @@ def kenlm_text(request):
     return request.param, *streams, ids
 
 
-def read_arpa(path, ids):
-    """For each order the n-grams (K, n), log10 probabilities (K,) and back-offs (K,)."""
-    words = {f"{ord(character):04x}": i for character, i in ids.items()} | {
-        "<unk>": len(ids) + 1,
-        "<s>": -1,
-        "</s>": EOT,
-    }
-    levels = []
-    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-        fields = line.split("\t")
-        if line.endswith("-grams:"):
-            levels.append(([], [], []))
-        elif len(fields) > 1:
-            levels[-1][0].append([words[word] for word in fields[1].split(" ")])
-            levels[-1][1].append(float(fields[0]))
-            levels[-1][2].append(float(fields[2]) if len(fields) > 2 else 0.0)
-    return [tuple(map(np.array, level)) for level in levels]
-
-
 @needs_kenlm_files
 def test_every_probability_and_backoff_is_kenlms(kenlm_text):
-    name, training, _, ids = kenlm_text
+    name, training, validation, ids = kenlm_text
+    words = {f"{ord(character):04x}": i for character, i in ids.items()}
     for path in sorted((DATA / "ngram").glob(f"{name}_order*.arpa.gz")):
-        levels = read_arpa(path, ids)
-        model = fitted(training, order=len(levels), vocab_size=len(ids) + 2)
-        grams = np.arange(model.vocab_size)[:, None]
-        for n, (kenlm_grams, log_probs, backoffs) in enumerate(levels, start=1):
-            if n == 1:  # our end-of-text has the probability of </s> and the back-off of <s>
-                start = kenlm_grams[:, 0] == -1
-                backoffs[kenlm_grams[:, 0] == EOT] = backoffs[start]
-                kenlm_grams, log_probs, backoffs = kenlm_grams[~start], log_probs[~start], backoffs[~start]
-            else:
-                keys = model.get_buffer(f"keys_{n}").numpy()
-                grams = np.concatenate([grams[keys // model.vocab_size], keys[:, None] % model.vocab_size], axis=1)
-            kenlm_grams = np.where(kenlm_grams == -1, EOT, kenlm_grams)
-            order = np.lexsort(kenlm_grams.T[::-1])
-            assert np.array_equal(kenlm_grams[order], grams)
-            ours = model.get_buffer(f"log_probs_{n}").numpy() / math.log(10)
-            assert np.abs(ours - log_probs[order]).max() < 1e-5
-            if n < len(levels):
-                ours = model.get_buffer(f"log_unseen_{n}").numpy() / math.log(10)
-                assert np.abs(ours - backoffs[order]).max() < 1e-5
+        order = int(path.name.partition("_order")[2][0])
+        ours = fitted(training, order=order, vocab_size=len(ids) + 2)
+        theirs = NGram(len(ids) + 2, order=order, smoothing="arpa", k=1.0, path=str(path))
+        theirs._take(arpa_tables(path, words, order, len(ids) + 2, EOT), EOT)
+        for mine, read in zip(listed(ours), listed(theirs), strict=True):
+            assert np.array_equal(mine.tokens, read.tokens)
+            assert np.abs(mine.log_probs - read.log_probs).max() < 1e-6
+            assert np.abs(mine.log_weights - read.log_weights).max() < 1e-6
+        assert ours.stream_losses(validation).mean() == pytest.approx(theirs.stream_losses(validation).mean(), abs=1e-7)
 
 
 @needs_kenlm_files

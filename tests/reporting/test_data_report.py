@@ -11,8 +11,8 @@ import pytest
 from pretrain.data.documents import Drop, StageOutput, partition
 from pretrain.data.executors import Serial
 from pretrain.data.running import run_stage
-from pretrain.data.shards import write_shards
 from pretrain.data.stages import Built, Silent, Workspace
+from pretrain.data.tokenizing import write_shards
 from pretrain.reporting.data_report import write_report
 from pretrain.reporting.examples import choose, examples, one_line, visible
 from pretrain.reporting.funnel import funnel

@@ -5,26 +5,24 @@ https://arxiv.org/abs/2107.06499) proposes pairs, and the exact Jaccard similari
 that chance drops no document.
 """
 
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from annotated_types import Ge, Interval
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from pretrain.data.dedup.clusters import Clusters
-from pretrain.data.documents import LINK, Details
+from pretrain.data.dedup.shingles import folded, shared, shingle_sets
+from pretrain.data.documents import LINK, Details, StageOutput, without_repeats
 from pretrain.data.manifests import UNICODE
-from pretrain.data.words import numbered, pieces, words
+from pretrain.data.sketches import spread
 
 PERMUTATION_SEED = 1
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with well-mixed bits: 2**64 over the golden ratio
 REPRESENTATIVES = 32  # documents of one bucket that the others in it are compared with
-AT_ONCE = 1 << 20  # shingles that are hashed at the same time
 BATCH = 1024  # documents whose minimum hashes are Python integers at the same time
+SHINGLES_AT_ONCE = 1 << 21  # in pairs that are compared at the same time, unless one pair has more
 
 
 class NearDuplicates:
@@ -41,9 +39,9 @@ class NearDuplicates:
         shingle: words in a shingle.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("rensa", UNICODE)
-    rule: ClassVar[str] = "near_duplicate"
+    transitive: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -53,21 +51,21 @@ class NearDuplicates:
         rows: Annotated[int, Ge(1)],
         shingle: Annotated[int, Ge(1)],
     ) -> None:
-        self.threshold = similarity
+        self.similarity = similarity
         self.bands = bands
         self.rows = rows
         self.shingle = shingle
 
     def sketch(self, documents: pa.Table) -> tuple[pa.Table, pa.Array]:
-        """A key for each band of each document, and its shingles as sorted, distinct 32-bit hashes.
-
-        With 32 bits one of k shingles meets another by chance about every 2**32 / k times: no similarity notices.
-        """
-        sets = [shingle_hashes(text, self.shingle) for text in documents["text"].to_pylist()]
-        offsets, hashes = _flat(sets)
-        rows = pa.array(np.repeat(np.arange(len(sets)), self.bands))
-        keys = pa.table({"row": rows, "key": pa.array(self._band_keys(sets).ravel(), pa.uint64())})
-        return keys, pa.LargeListArray.from_arrays(offsets, hashes)
+        """A key for each band of each document with the number of its shingles; and their hashes."""
+        offsets, hashes = shingle_sets(documents["text"].to_pylist(), self.shingle)
+        sizes = np.diff(offsets)
+        keys = {
+            "row": np.repeat(np.arange(len(sizes)), self.bands),
+            "key": self._band_keys(offsets, hashes).ravel(),
+            "size": np.repeat(sizes.astype(np.uint32), self.bands),
+        }
+        return pa.table(keys), pa.LargeListArray.from_arrays(offsets, hashes)
 
     def link(self, keys: pa.Table, details: Details) -> pa.Table:
         """The links between documents that share a key and are alike, each with the similarity.
@@ -75,96 +73,89 @@ class NearDuplicates:
         Every document of a bucket is compared with its first, what is not alike with the first of the rest, and so on:
         a bucket of copies takes one comparison each, and not one for each pair.
         """
-        key, document = keys["key"].to_numpy(), keys["document"].to_numpy()
-        crowd = crowded(key, document)
-        key, document = key[crowd], document[crowd]
-        distinct, members = np.unique(document, return_inverse=True)
-        shingles = details(distinct)
-        clusters = Clusters(len(distinct))
-        links: list[tuple[int, int, float]] = []
+        key, document, size = (keys[name].to_numpy() for name in ("key", "document", "size"))
+        crowd = crowded(key)
+        twice = (key[crowd[1:]] == key[crowd[:-1]]) & (document[crowd[1:]] == document[crowd[:-1]])  # two bands of one
+        crowd = crowd[np.append(True, ~twice)[: len(crowd)]]
+        key, document, size = key[crowd], document[crowd], size[crowd].astype(np.int64)
+        links = [np.zeros((0, 2), np.int64)]
+        values = [np.zeros(0)]
         for _ in range(REPRESENTATIVES):
             leads = np.append(True, key[1:] != key[:-1])[: len(key)]
-            firsts, others = members[leads][np.cumsum(leads) - 1][~leads], members[~leads]
-            unlike = np.zeros(len(others), bool)
-            for place, (one, other) in enumerate(zip(firsts.tolist(), others.tolist(), strict=True)):
-                if clusters.first(one) == clusters.first(other):
-                    continue
-                pair = int(distinct[one]), int(distinct[other])
-                value = jaccard(shingles[pair[0]], shingles[pair[1]])
-                unlike[place] = value < self.threshold
-                if value >= self.threshold:
-                    clusters.join(one, other)
-                    links.append((*pair, value))
-            key, members = key[~leads][unlike], others[unlike]
-        return pa.Table.from_pylist([dict(zip(LINK.names, link, strict=True)) for link in links], schema=LINK)
+            first = np.flatnonzero(leads)[np.cumsum(leads) - 1]
+            pairs = np.stack([document[first], document], axis=1)[~leads]
+            sizes = np.stack([size[first], size], axis=1)[~leads]
+            pairs, sizes, places = distinct_pairs(pairs, sizes)
+            similarities = self._similarities(pairs, sizes, details)
+            alike = similarities >= self.similarity
+            links.append(pairs[alike])
+            values.append(similarities[alike])
+            left = np.flatnonzero(~leads)[~alike[places]]
+            key, document, size = key[left], document[left], size[left]
+            if not len(key):
+                break
+        one, other = np.concatenate(links).T
+        return pa.table([one, other, np.concatenate(values)], schema=LINK)
 
-    def _band_keys(self, sets: list[NDArray[np.uint32]]) -> NDArray[np.uint64]:
+    def apply(self, documents: pa.Table, found: pa.Table) -> StageOutput:
+        """Drops what is not the first of its cluster; the value is the similarity to the nearest document in it."""
+        return without_repeats(documents, found, "near_duplicate", self.similarity)
+
+    def _similarities(
+        self, pairs: NDArray[np.int64], sizes: NDArray[np.int64], details: Details
+    ) -> NDArray[np.float64]:
+        """(L,) the Jaccard similarity of each pair; 0 where the sizes alone tell that it is too small."""
+        found = np.zeros(len(pairs))
+        low, high = sizes.min(axis=1), sizes.max(axis=1)
+        left = np.flatnonzero(low >= self.similarity * high)
+        blocks = np.cumsum(sizes[left].sum(axis=1)) // SHINGLES_AT_ONCE
+        edges = np.flatnonzero(np.append(True, blocks[1:] != blocks[:-1])[: len(left)]).tolist()
+        for start, end in pairwise([*edges, len(left)]):
+            found[left[start:end]] = jaccards(pairs[left[start:end]], details)
+        return found
+
+    def _band_keys(self, offsets: NDArray[np.int64], hashes: NDArray[np.uint32]) -> NDArray[np.uint64]:
         """(N, bands): one hash for every band of `rows` minimum hashes, which no other band's meets but by chance."""
         keys = [np.zeros((0, self.bands), np.uint64)]
-        for start in range(0, len(sets), BATCH):
-            offsets, hashes = _flat(sets[start : start + BATCH])
+        for start in range(0, len(offsets) - 1, BATCH):
+            some = offsets[start : start + BATCH + 1]
             minima = RMinHash.digest_matrix_from_flat_token_hashes(
-                hashes.astype(np.uint64), offsets.astype(np.uint64), self.bands * self.rows, PERMUTATION_SEED
+                hashes[some[0] : some[-1]].astype(np.uint64),
+                (some - some[0]).astype(np.uint64),
+                self.bands * self.rows,
+                PERMUTATION_SEED,
             )
             rows = np.array(minima.to_rows(), np.uint64).reshape(-1, self.bands, self.rows)
-            bands = np.broadcast_to(np.arange(self.bands, dtype=np.uint64)[:, None], (len(rows), self.bands, 1))
-            keys.append(scattered(folded(np.concatenate([bands, rows], axis=2))))
+            bands = np.broadcast_to(np.arange(self.bands, dtype=np.uint64), rows.shape[:2])
+            keys.append(folded([bands, *np.moveaxis(rows, 2, 0)]))
         return np.concatenate(keys)
 
 
-def shingle_hashes(text: str, shingle: int) -> NDArray[np.uint32]:
-    """Hashes of the distinct sequences of `shingle` words, sorted."""
-    hashes = np.concatenate([word_hashes(words(piece.lower())) for piece in pieces(text)])
-    if not len(hashes):
-        hashes = word_hashes([text])
-    sequences = sliding_window_view(hashes, min(shingle, len(hashes)))
-    chunks = (folded(sequences[start : start + AT_ONCE]) for start in range(0, len(sequences), AT_ONCE))
-    return distinct(np.concatenate([(chunk >> np.uint64(32)).astype(np.uint32) for chunk in chunks]))
-
-
-def distinct(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The distinct `values`, sorted: np.unique puts them into a hash table first, which takes 13 s for 10 million."""
-    values.sort()
-    kept: NDArray[np.uint32] = values[np.append(True, values[1:] != values[:-1])[: len(values)]]
-    return kept
-
-
-def word_hashes(found: list[str]) -> NDArray[np.uint64]:
-    """A hash for each of some words."""
-    vocabulary, numbers = numbered(found)
-    return np.array([xxhash.xxh3_64_intdigest(word.encode()) for word in vocabulary], np.uint64)[numbers]
-
-
-def jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
-    """Shared over all elements of two sets, given as arrays of distinct elements."""
-    shared = np.intersect1d(one, other, assume_unique=True).size
-    return shared / (one.size + other.size - shared)
-
-
-def scattered(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The same hashes with all bits mixed, for the high ones of `folded` alone tell little of the last element."""
-    hashes = (hashes ^ (hashes >> np.uint64(32))) * MULTIPLIER
-    mixed: NDArray[np.uint64] = hashes ^ (hashes >> np.uint64(32))
-    return mixed
-
-
-def folded(sequences: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One hash for each sequence along the last axis; the order of its elements matters."""
-    result = np.zeros(sequences.shape[:-1], np.uint64)
-    for position in range(sequences.shape[-1]):
-        result = result * MULTIPLIER + sequences[..., position]
-    return result
-
-
-def crowded(keys: NDArray[np.uint64], documents: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where keys stand that more than one document has, sorted by key and then by document."""
-    order = np.lexsort((documents, keys))
+def crowded(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where keys stand that there are several of, sorted by key; equal ones in their order."""
+    order = np.argsort(keys, kind="stable")
     equal = np.zeros(len(keys) + 1, bool)  # whether the places i - 1 and i of the order share a key
     equal[1:-1] = keys[order][1:] == keys[order][:-1]
     return order[equal[1:] | equal[:-1]]
 
 
-def _flat(sets: list[NDArray[np.uint32]]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """Where each set begins, and last where the last one ends; and all of them in one array."""
-    offsets = np.cumsum([0, *map(len, sets)])
-    return offsets, np.concatenate([np.zeros(0, np.uint32), *sets])
+def distinct_pairs(
+    pairs: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct rows of `pairs`, sorted, with their `sizes`; and for each row its place among them."""
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    new = np.append(True, (pairs[order][1:] != pairs[order][:-1]).any(axis=1))[: len(order)]
+    places = np.empty(len(order), np.int64)
+    places[order] = np.cumsum(new) - 1
+    return pairs[order[new]], sizes[order[new]], places
+
+
+def jaccards(pairs: NDArray[np.int64], details: Details) -> NDArray[np.float64]:
+    """(L,) the Jaccard similarity of the documents of each pair: shared over all of their shingles."""
+    documents, places = np.unique(pairs, return_inverse=True)
+    offsets, hashes = details(documents)
+    starts, lengths = offsets[:-1][places.reshape(-1, 2)], np.diff(offsets)[places.reshape(-1, 2)]
+    one, other = ((lengths[:, side], hashes[spread(starts[:, side], lengths[:, side])]) for side in (0, 1))
+    common = shared(len(pairs), one, other)
+    result: NDArray[np.float64] = common / (lengths.sum(axis=1) - common)
+    return result

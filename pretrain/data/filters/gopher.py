@@ -1,22 +1,25 @@
 """The repetition rules of Gopher: too many repeated paragraphs, lines or phrases make a document a poor text.
 
-Rae et al. 2021, https://arxiv.org/abs/2112.11446, table A1. Read as in datatrove, whose splitting into paragraphs and
-lines, counting of n-grams and order of rules these are, but for two things. A phrase that occurs only once repeats
-nothing, so a text of three words is not dropped for its most frequent pair of words. And punctuation is no word: with
-datatrove's words, a third of Python's standard library repeats itself, with ours a tenth.
+Rae et al. 2021, https://arxiv.org/abs/2112.11446, table A1. Read as in datatrove 0.10.1, whose splitting into
+paragraphs and lines, counting of n-grams and order of rules these are. Two settings depart from it. With `words:
+letters`, punctuation is no word: with datatrove's words, a third of Python's standard library repeats itself, without
+punctuation a tenth. And a phrase that occurs only once repeats nothing: without `once`, a text of three words is not
+dropped for its most frequent pair of words.
+
+Most documents are judged by bounds that take one pass over a batch (`phrases.py`); only those that may break a rule are
+walked through.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import pyarrow as pa
 from annotated_types import Interval
-from numpy.typing import NDArray
 
 from pretrain.data.documents import Drop, StageOutput, partition
-from pretrain.data.manifests import UNICODE
-from pretrain.data.words import joined, numbered, words
+from pretrain.data.filters.english_words import WordRule, check_words, groups, libraries_of, word_table
+from pretrain.data.filters.phrases import Phrases
+from pretrain.data.words import WordTable, joined
 
 EXCERPT = 4_000_000  # characters of a document whose phrases are counted; what comes behind them is not looked at
 SHOWN_CHARACTERS = 60  # of a repeated phrase, in a reason
@@ -35,14 +38,21 @@ class GopherRepetition:
       two; its occurrences may overlap, so this can exceed 1.
     - duplicate_5_gram to duplicate_10_gram: of the characters, those in sequences of n words that came before, read
       from left to right without overlap.
+
+    Args:
+        words: what a word is; see pretrain/data/filters/english_words.py.
+        once: whether a phrase that occurs once can be the most frequent one.
+        blank_lines: whether lines of white space count as lines, so that a second one repeats the first.
     """
 
-    version: ClassVar[int] = 2
-    libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
+    version: ClassVar[int] = 3
 
     def __init__(
         self,
         *,
+        words: Literal["letters", "fast", "spacy"] = "letters",
+        once: bool = False,
+        blank_lines: bool = True,
         duplicate_paragraph_fraction: Annotated[float, Interval(ge=0, le=1)] | None,
         duplicate_paragraph_character_fraction: Annotated[float, Interval(ge=0, le=1)] | None,
         duplicate_line_fraction: Annotated[float, Interval(ge=0, le=1)] | None,
@@ -57,10 +67,14 @@ class GopherRepetition:
         duplicate_9_gram: Annotated[float, Interval(ge=0, le=1)] | None,
         duplicate_10_gram: Annotated[float, Interval(ge=0, le=1)] | None,
     ) -> None:
+        check_words(words)
+        self.words: WordRule = words
+        self.once = once
+        self.blank_lines = blank_lines
         self.paragraphs = (duplicate_paragraph_fraction, duplicate_paragraph_character_fraction)
         self.lines = (duplicate_line_fraction, duplicate_line_character_fraction)
-        self.top = {2: top_2_gram, 3: top_3_gram, 4: top_4_gram}
-        self.duplicate = {
+        top = {2: top_2_gram, 3: top_3_gram, 4: top_4_gram}
+        duplicate = {
             5: duplicate_5_gram,
             6: duplicate_6_gram,
             7: duplicate_7_gram,
@@ -68,119 +82,92 @@ class GopherRepetition:
             9: duplicate_9_gram,
             10: duplicate_10_gram,
         }
+        self.top = {n: threshold for n, threshold in top.items() if threshold is not None}
+        self.duplicate = {n: threshold for n, threshold in duplicate.items() if threshold is not None}
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        return libraries_of(self.words)
 
     def __call__(self, documents: pa.Table) -> StageOutput:
-        return partition(documents, [self._judge(text) for text in documents["text"].to_pylist()])
-
-    def _judge(self, text: str) -> Drop | None:
-        """The first rule that `text` breaks, if any."""
-        drops = (drop for rules in (self._repeated_blocks, self._repeated_phrases) for drop in rules(text))
-        return next((drop for drop in drops if drop.value > drop.threshold), None)
+        texts = documents["text"].to_pylist()
+        drops = [next(self._repeated_blocks(text), None) for text in texts]
+        if self.top or self.duplicate:
+            left = [place for place, drop in enumerate(drops) if drop is None]
+            whole = self.words == "spacy"  # as datatrove, which looks at all of a document
+            excerpts = [texts[place] if whole else texts[place][:EXCERPT] for place in left]
+            for part in groups(excerpts):
+                found = self._repeated_phrases(excerpts[part.start : part.stop])
+                for place, drop in zip(left[part.start : part.stop], found, strict=True):
+                    drops[place] = drop
+        return partition(documents, drops)
 
     def _repeated_blocks(self, text: str) -> Iterator[Drop]:
-        blocks = (
-            ("paragraph", _paragraphs(text), self.paragraphs),
-            ("line", [line for line in text.split("\n") if line], self.lines),
-        )
-        for kind, found, (of_number, of_characters) in blocks:
+        """The rules on paragraphs and lines that a document breaks."""
+        if not text:
+            yield Drop("empty", 0.0, 1.0, "there is no text")
+        paragraphs = _paragraphs(text) if "\n\n" in text else [text.strip()]
+        for kind, found, rules in (("paragraph", paragraphs, self.paragraphs), ("line", None, self.lines)):
+            if found is None:
+                found = _lines(text) if "\n" in text else [text]
+                if not self.blank_lines:
+                    found = [line for line in found if line and not line.isspace()]
             distinct = set(found)
-            if of_number is not None and found:
-                yield _drop(
-                    f"duplicate_{kind}_fraction",
-                    (len(found) - len(distinct)) / len(found),
-                    of_number,
-                    f"of the {kind}s repeat an earlier one",
-                )
-            if of_characters is not None and found:
-                yield _drop(
-                    f"duplicate_{kind}_character_fraction",
-                    (_characters(found) - _characters(distinct)) / len(text),
-                    of_characters,
-                    f"of the characters are in {kind}s that repeat an earlier one",
-                )
+            repeats = len(found) - len(distinct)
+            if not repeats:
+                continue
+            characters = sum(map(len, found)) - sum(map(len, distinct))
+            of_number, of_characters = rules
+            if of_number is not None and repeats / len(found) > of_number:
+                meaning = f"of the {kind}s repeat an earlier one"
+                yield _drop(f"duplicate_{kind}_fraction", repeats / len(found), of_number, meaning)
+            if of_characters is not None and characters / len(text) > of_characters:
+                meaning = f"of the characters are in {kind}s that repeat an earlier one"
+                yield _drop(f"duplicate_{kind}_character_fraction", characters / len(text), of_characters, meaning)
 
-    def _repeated_phrases(self, text: str) -> Iterator[Drop]:
-        text = text[:EXCERPT]
-        vocabulary, tokens = numbered(words(text))
-        lengths = np.fromiter(map(len, vocabulary), np.int64, len(vocabulary))[tokens]
-        ends = np.concatenate([[0], np.cumsum(lengths)])  # characters of the words before position i
-        for n, starts, grams in repeated_ngrams(tokens, longest=max(self.duplicate)):
-            if (threshold := self.top.get(n)) is not None:
-                counts = np.bincount(grams)
-                top = starts[np.argmax(counts[grams])]  # the first of the most frequent
-                phrase = joined([vocabulary[token] for token in tokens[top : top + n]])
-                value = len(phrase) * int(counts.max()) / len(text)
-                yield _drop(
-                    f"top_{n}_gram", value, threshold, f"of the characters are in the phrase {_shown(phrase)!r}"
-                )
-            if (threshold := self.duplicate.get(n)) is not None:
-                if duplicate_characters_bound(starts, grams, n, ends) / len(text) <= threshold:
-                    continue
-                value = duplicate_characters(starts, grams, n, ends) / len(text)
-                yield _drop(f"duplicate_{n}_gram", value, threshold, f"of the characters repeat {n} words in a row")
+    def _repeated_phrases(self, texts: Sequence[str]) -> list[Drop | None]:
+        """The first rule on phrases that each document breaks, if any."""
+        table = word_table(texts, self.words)
+        phrases = Phrases(table)
+        drops: list[Drop | None] = [None] * len(texts)
+        for n, threshold in self.top.items():
+            likely = [d for d in phrases.maybe_frequent(n, threshold) if drops[d] is None]
+            for document, start, times in phrases.most_frequent(n, threshold, likely, once=self.once):
+                phrase = self._phrase(texts[document], table, start, n)
+                value = len(phrase) * times / len(texts[document])
+                if value > threshold:
+                    meaning = f"of the characters are in the phrase {_shown(phrase)!r}"
+                    drops[document] = _drop(f"top_{n}_gram", value, threshold, meaning)
+        likely = [place for place, drop in enumerate(drops) if drop is None]
+        if self.duplicate and self.words != "spacy":
+            # What repeats more words repeats fewer, unless two words are another one's parts, as spaCy's may be.
+            likely = phrases.maybe_repeated(min(self.duplicate), min(self.duplicate.values()), likely)
+        for n, threshold in self.duplicate.items():
+            for document in phrases.maybe_repeated(n, threshold, likely):
+                value = phrases.repeated_characters(n, document) / len(texts[document])
+                if value > threshold:
+                    meaning = f"of the characters repeat {n} words in a row"
+                    drops[document] = _drop(f"duplicate_{n}_gram", value, threshold, meaning)
+            likely = [place for place in likely if drops[place] is None]
+        return drops
 
-
-def repeated_ngrams(
-    tokens: NDArray[np.int64], longest: int
-) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """For n = 2, 3, ... `longest`, every occurrence of the n-grams that occur at least twice.
-
-    Both halves of a repeated n-gram, its first and its last n - 1 words, are repeated too. So each n has to look only
-    at what n - 1 left, and pairs of numbers stand for n words: exact, and soon over where little is repeated.
-
-    Args:
-        tokens: (W,) the words as numbers from 0.
-    Yields:
-        n, the positions where such n-grams start, ascending, and at each the n-gram's number, from 0.
-    """
-    starts, grams = np.arange(len(tokens)), tokens
-    for n in range(2, longest + 1):
-        here = np.flatnonzero(np.diff(starts) == 1)
-        if not len(here):
-            return
-        pairs = grams[here] * (grams.max() + 1) + grams[here + 1]
-        _, numbers, counts = np.unique(pairs, return_inverse=True, return_counts=True)
-        repeated = counts > 1
-        kept = repeated[numbers]
-        starts, grams = starts[here[kept]], (np.cumsum(repeated) - 1)[numbers[kept]]
-        if not len(starts):
-            return
-        yield n, starts, grams
-
-
-def duplicate_characters(starts: NDArray[np.int64], grams: NDArray[np.int64], n: int, ends: NDArray[np.int64]) -> int:
-    """Characters in n-grams seen before, by a walk from left to right that jumps over each one that it finds."""
-    position = 0
-    seen: set[int] = set()
-    repeats: list[int] = []
-    for start, gram in zip(starts.tolist(), grams.tolist(), strict=True):
-        if start < position:
-            continue
-        if gram in seen:
-            repeats.append(start)
-            position = start + n
-        seen.add(gram)
-    found = np.array(repeats, np.int64)
-    return int((ends[found + n] - ends[found]).sum())
-
-
-def duplicate_characters_bound(
-    starts: NDArray[np.int64], grams: NDArray[np.int64], n: int, ends: NDArray[np.int64]
-) -> int:
-    """At least as much as `duplicate_characters` finds: the characters in any n-gram that occurred before."""
-    again = np.ones(len(starts), bool)
-    again[np.unique(grams, return_index=True)[1]] = False
-    starts = starts[again]
-    following = np.append(starts[1:], ends.size - 1)
-    return int((ends[np.minimum(starts + n, following)] - ends[starts]).sum())
+    def _phrase(self, text: str, table: WordTable, start: int, n: int) -> str:
+        """The `n` words from one on as one string."""
+        spans = zip(table.starts[start : start + n].tolist(), table.ends[start : start + n].tolist(), strict=True)
+        origin = int(table.texts[table.text[start]])
+        words = [text[first - origin : last - origin] for first, last in spans]
+        return joined(words) if self.words == "letters" else " ".join(words)
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [paragraph for part in text.strip().split("\n\n") if (paragraph := part.strip("\n"))]
+    parts = text.strip().split("\n\n")
+    return [paragraph for part in parts if (paragraph := part.strip("\n"))]
 
 
-def _characters(texts: list[str] | set[str]) -> int:
-    return sum(map(len, texts))
+def _lines(text: str) -> list[str]:
+    """The lines that are not empty, and an empty one where the text begins or ends with a line feed."""
+    lines = [line for line in text.split("\n") if line]
+    return [""] * text.startswith("\n") + lines + [""] * text.endswith("\n")
 
 
 def _shown(phrase: str) -> str:

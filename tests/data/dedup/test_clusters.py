@@ -1,55 +1,64 @@
+import random
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.data.dedup.clusters import Clusters, clustered
+from pretrain.data.dedup.clusters import components, join, own_parents, roots
 
 pairs = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20)
 
 
-@given(pairs)
-def test_clusters_are_the_connected_components_and_named_by_their_first(links):
-    clusters = Clusters(12)
-    component = list(range(12))
+def by_hand(nodes: int, links: list[tuple[int, int]]) -> list[int]:
+    component = list(range(nodes))
     for one, other in links:
-        clusters.join(one, other)
         low, high = sorted((component[one], component[other]))
         component = [low if label == high else label for label in component]
-    assert clusters.firsts().tolist() == component
-    assert [clusters.first(document) for document in range(12)] == component
+    return component
 
 
-@given(pairs, st.randoms())
-def test_the_order_of_links_does_not_matter(links, random):
-    one, other = Clusters(12), Clusters(12)
-    for link in links:
-        one.join(*link)
-    for link in random.sample(links, len(links)):
-        other.join(*reversed(link))
-    assert one.firsts().tolist() == other.firsts().tolist()
+def columns(links):
+    return np.array(links, np.int64).reshape(-1, 2).T
 
 
-valued_links = st.lists(
-    st.tuples(st.integers(0, 11), st.integers(0, 11), st.sampled_from([0.5, 0.75, 1.0])), max_size=20
-)
+@given(pairs)
+def test_components_are_those_of_the_graph_and_named_by_their_first(links):
+    assert components(12, *columns(links)).tolist() == by_hand(12, links)
 
 
-@given(valued_links, st.integers(1, 10**12), st.integers(0, 10**12))
-def test_of_each_cluster_all_but_the_first_go_with_their_nearest_link(links, scale, offset):
-    """Documents may be numbered with gaps: only their order matters."""
-    columns = [np.array([link[column] for link in links]) for column in range(3)]
-    gone, firsts, closest = clustered(
-        columns[0].astype(np.int64) * scale + offset, columns[1].astype(np.int64) * scale + offset, columns[2]
-    )
-    clusters = Clusters(12)
-    for one, other, _ in links:
-        clusters.join(one, other)
-    expected = [document for document in range(12) if clusters.first(document) != document]
-    assert gone.tolist() == [document * scale + offset for document in expected]
-    assert firsts.tolist() == [clusters.first(document) * scale + offset for document in expected]
-    assert closest.tolist() == [max(value for *ends, value in links if document in ends) for document in expected]
+@given(pairs, st.randoms(), st.integers(1, 5))
+def test_neither_the_order_of_links_nor_how_many_come_at_once_matters(links, random, at_once):
+    parents = np.arange(12)
+    mixed = [link if random.random() < 0.5 else link[::-1] for link in random.sample(links, len(links))]
+    for start in range(0, len(mixed), at_once):
+        join(parents, *columns(mixed[start : start + at_once]))
+    assert roots(parents, np.arange(12)).tolist() == by_hand(12, links)
 
 
-def test_without_links_every_document_stays():
+def test_a_long_chain_in_any_order_is_one_cluster():
+    links = list(pairwise(range(20_000)))
+    random.Random(1).shuffle(links)
+    for at_once in (100, 10**6):
+        parents = np.arange(20_000)
+        for start in range(0, len(links), at_once):
+            join(parents, *columns(links[start : start + at_once]))
+        assert not roots(parents, np.arange(20_000)).any()
+
+
+def test_parents_in_a_file_are_joined_as_in_memory(tmp_path):
+    chance = np.random.default_rng(1)
+    one, other = chance.integers(0, 3000, (2, 2500))
+    parents, in_memory = own_parents(tmp_path / "parents", 3000), np.arange(3000)
+    join(parents, one, other)
+    join(in_memory, one, other)
+    everything = np.arange(3000)
+    assert roots(parents, everything).tolist() == roots(in_memory, everything).tolist()
+    assert (tmp_path / "parents").stat().st_size == 8 * 3000
+
+
+def test_no_documents_have_no_clusters(tmp_path):
     empty = np.zeros(0, np.int64)
-    assert [found.tolist() for found in clustered(empty, empty, np.zeros(0))] == [[], [], []]
+    parents = own_parents(tmp_path / "parents", 0)
+    join(parents, empty, empty)
+    assert roots(parents, empty).tolist() == []

@@ -1,0 +1,1 @@
+"""Replacing private data by typed placeholders."""
