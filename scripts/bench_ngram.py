@@ -130,6 +130,8 @@ def _shakespeare(arguments: argparse.Namespace, folder: Path) -> None:
         write_arpa(model, folder / "shakespeare.arpa")
         apart = abs(_kenlm(folder / "shakespeare.arpa", scored)[0] - nats)
         _row(f"order {order}: {nats:.6f} nats; KenLM on our ARPA file", f"{apart:.1e} apart", "1e-6 at most")
+    model = NGram(len(ids) + 1, order=ORDER, smoothing="kneser_ney", k=1.0)
+    model.fit(training, 0)
     for name, decoding, wanted in (
         ("random", Temperature(temperature=1.0), "20,000 at least"),
         ("top-p", TopP(p=0.9, temperature=1.0), "5,000 at least"),

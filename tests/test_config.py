@@ -15,8 +15,9 @@ OPTIONS = [(group, option) for group in help_text.groups() for option in help_te
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_is_accepted(group: str, option: str) -> None:
     words = ["data.paths=[a]"] if option == "files" else []
-    settings = cli._composed("train", [f"{group}={option}", *words])
-    assert isinstance(config.parse(settings, config.TrainConfig), config.TrainConfig)
+    command = "inspect" if group == "view" else "train"
+    settings = cli._composed(command, [f"{group}={option}", *words])
+    assert isinstance(config.parse(settings, config.SCHEMAS[command]), config.SCHEMAS[command])
 
 
 @pytest.mark.parametrize("command", config.SCHEMAS)

@@ -25,7 +25,7 @@ from pretrain.data.splits import ALL_TRAINING, ALL_VALIDATION, gather, place_doc
 from pretrain.data.stages import Built, ShardRecord, Watch, Workspace
 from pretrain.data.token_import import TokenFiles, import_tokens
 from pretrain.data.tokenizing import train_tokenizer, write_shards
-from pretrain.errors import ConfigError, DataError
+from pretrain.errors import ConfigError, DataError, UsageError
 from pretrain.reporting.data_report import write_report
 from pretrain.reporting.tables import byte_size, megabytes, show_table
 from pretrain.stopping import Stop
@@ -130,6 +130,8 @@ def prepare(data: DataSettings, tokenizer: Part, executor: Part, seed: int, data
             return _imported(data, sources, tokenizer, seed, Workspace(folder, workers, watch))
         recipe = recipe_of(data)
         workspace = Workspace(folder, workers, _Foretold(watch, data, recipe, build(tokenizer), workers, folder))
+        if data.validation_paths:
+            _refuse_missing(data)
         stages = [_collected(data, data.sources, workspace, "collect")]
         for name, (settings, stage) in recipe.items():
             stages.append(run_stage(name, settings, stage, stages[-1], workspace))
@@ -241,6 +243,20 @@ def limits_of(data: DataSettings) -> Limits:
     return Limits(data.max_document_bytes, data.max_expansion, data.max_replaced)
 
 
+def _validation_part(data: DataSettings) -> Part:
+    """The source of the texts at data.validation_paths: as the one that reads data.paths, or files."""
+    alike = next((part for part in data.sources.values() if part.get("paths") == data.paths), FILES)
+    return Part({**alike, "paths": data.validation_paths})
+
+
+def _refuse_missing(data: DataSettings) -> None:
+    """Raise UsageError, before anything is built, where there is nothing at data.validation_paths."""
+    try:
+        build(_validation_part(data)).files()
+    except UsageError as error:
+        raise UsageError(str(error).replace("data.paths", "data.validation_paths", 1)) from error
+
+
 def _collected(data: DataSettings, parts: Mapping[str, Part], workspace: Workspace, name: str) -> Built:
     sources = {source: build(part) for source, part in parts.items()}
     return collect_sources(sources, settings_of(parts), limits_of(data), data.shard_bytes, workspace, name)
@@ -260,10 +276,8 @@ def _sides(
     _refuse_empty(stages)
     further: list[Built] = []
     if data.validation_paths:
-        alike = next((part for part in data.sources.values() if part.get("paths") == data.paths), FILES)
-        part = Part({**alike, "paths": data.validation_paths})
-        texts = _collected(data, {"validation": part}, workspace, "validation_texts")
-        _refuse_empty([texts])
+        texts = _collected(data, {"validation": _validation_part(data)}, workspace, "validation_texts")
+        _refuse_empty([texts], "the texts at data.validation_paths are empty")
         settings, near = recipe.get(NEAR, ({}, None))
         if isinstance(near, NearDuplicates):
             stages.append(drop_leaks(settings, near, stages[-1], texts, workspace))
@@ -283,16 +297,18 @@ def _sides(
     return [placed, *further], sides
 
 
-def _refuse_empty(stages: list[Built]) -> None:
-    """Raise DataError where no text is left, with what each rule of each stage took."""
+def _refuse_empty(stages: list[Built], empty: str = "the corpus is empty") -> None:
+    """Raise DataError where no text is left, with what each rule of each stage took.
+
+    Args:
+        empty: what to say where there was none to begin with.
+    """
     if stages[-1].total("bytes_out"):
         return
     read = stages[0].total("documents_in")
     if not stages[0].total("documents_out"):
         found = _counts(stages[0].summary()["reasons"])
-        raise DataError(
-            f"the corpus is empty: of {read:,} records none could be read" + (f" ({found})" if found else "")
-        )
+        raise DataError(f"{empty}: of {read:,} records none could be read" + (f" ({found})" if found else ""))
     took = [
         f"{stage.name} took {stage.total('documents_in') - stage.total('documents_out'):,} of "
         f"{stage.total('documents_in'):,} ({_counts(reasons)})"
@@ -300,7 +316,7 @@ def _refuse_empty(stages: list[Built]) -> None:
         if (reasons := stage.summary()["reasons"])
     ]
     if not took:
-        raise DataError(f"the corpus is empty: its {read:,} documents hold no text")
+        raise DataError(f"{empty}: {read:,} documents without text")
     last = next(stage.name for stage in reversed(stages) if stage.summary()["reasons"]).removesuffix(AGAIN)
     instead = "name other data.validation_paths" if last == "leaks" else f"leave a stage out: ~data.stages.{last}"
     raise DataError(

@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 
-from pretrain.commands.loading import LoadedRun, load_run
+from pretrain.commands.loading import load_run, run_tokens
 from pretrain.commands.train import named_references
 from pretrain.config import EvalConfig
 from pretrain.data.manifests import read_json
-from pretrain.data.shards import TokenStream, read_manifest
-from pretrain.errors import DataError
 from pretrain.evaluation.loss import Validation
 from pretrain.reporting.tables import decimal, show_table
 from pretrain.stopping import Stop
@@ -48,7 +46,7 @@ def show(results: list[Any]) -> None:
 
 def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
     loaded = load_run(name, settings.step, settings.runs_dir, chosen_device(settings.device), settings.precision)
-    stream = _validation_tokens(loaded)
+    stream = run_tokens(loaded, "validation")
     row = loaded.settings.sequence_length
     apart = loaded.settings.trainer.packing == "documents"
     measure = Validation(stream, row, settings.eval.stride or max(1, row // 2), len(stream), Stop(), apart)
@@ -67,19 +65,3 @@ def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
     if loss.unseen:
         result["unseen"] = {"targets": loss.unseen, "of": loss.tokens}
     return result
-
-
-def _validation_tokens(loaded: LoadedRun) -> TokenStream:
-    """The run's own validation tokens, as they were when it was trained."""
-    written = read_json(loaded.folder / "data_manifest.json")
-    if written is None:
-        raise DataError(f"{loaded.folder} has no data_manifest.json, so its validation tokens are unknown")
-    folder = Path(written.pop("folder"))
-    if not folder.is_dir():
-        raise DataError(f"the token shards {folder} of {loaded.folder} are gone; build them again: pretrain train ...")
-    manifest = read_manifest(folder)
-    if manifest != written:
-        raise DataError(f"the token shards {folder} are no longer those that {loaded.folder} was trained on")
-    stream = TokenStream(folder, "validation", manifest)
-    stream.verify()
-    return stream

@@ -8,6 +8,7 @@ import torch
 from pretrain.commands.train import build_model, saved_settings
 from pretrain.config import TrainConfig, parse
 from pretrain.data.manifests import checksum, read_json
+from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.models.language_model import LanguageModel
 from pretrain.tokenizers.loading import load
@@ -58,6 +59,26 @@ def load_run(name: str, step: int | str, runs_dir: str, device: torch.device, pr
     if any(parameter.is_floating_point() for parameter in model.parameters()):
         model.to(dtype)
     return LoadedRun(folder, settings, checkpoint.state, tokenizer, model.to(device).eval())
+
+
+def run_tokens(loaded: LoadedRun, split: str) -> TokenStream:
+    """A split of the run's own tokens, as they were when it was trained.
+
+    Raises:
+        DataError: they are gone, changed or damaged.
+    """
+    written = read_json(loaded.folder / "data_manifest.json")
+    if written is None:
+        raise DataError(f"{loaded.folder} has no data_manifest.json, so its tokens are unknown")
+    folder = Path(written.pop("folder"))
+    if not folder.is_dir():
+        raise DataError(f"the token shards {folder} of {loaded.folder} are gone; build them again: pretrain train ...")
+    manifest = read_manifest(folder)
+    if manifest != written:
+        raise DataError(f"the token shards {folder} are no longer those that {loaded.folder} was trained on")
+    stream = TokenStream(folder, split, manifest)
+    stream.verify()
+    return stream
 
 
 def _checkpoint(checkpoints: Checkpoints, step: int | str) -> Checkpoint:

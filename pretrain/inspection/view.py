@@ -1,7 +1,10 @@
 """What all views have in common: what they look at, and what they make of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from rich.text import Text
 
 from pretrain.data.shards import TokenStream
 from pretrain.models.language_model import LanguageModel
@@ -24,11 +27,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the names of the columns, and rows of as many texts."""
+    """A title, the names of the columns, and rows of as many texts, plain or styled."""
 
     title: str
     columns: list[str]
-    rows: list[list[str]]
+    rows: Sequence[Sequence[str | Text]]
 
 
 class View(Protocol):

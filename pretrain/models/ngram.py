@@ -21,7 +21,7 @@ from pretrain.models.ngram_arpa import arpa_tables
 from pretrain.models.ngram_counts import Ints, OrderCounts, count_ngrams, distinct
 from pretrain.models.ngram_packed import pack, packed_names, unpack
 from pretrain.models.ngram_tables import NO_TOKEN, NGramTables
-from pretrain.models.ngram_trie import mismatches
+from pretrain.models.ngram_trie import ABSENT, mismatches
 from pretrain.models.smoothing import NODES, Floats, chosen_counts, estimated
 
 TARGETS_AT_ONCE = 2**16  # of a thread
@@ -132,10 +132,15 @@ class NGram(LanguageModel):
         return _logarithms(probs).view(*tokens.shape, self.vocab_size).to(tokens.device)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """See LanguageModel; the state is a window on the last n-1 tokens."""
-        window, state = self.window(tokens, lengths, state, max(1, self.order - 1))
-        contexts = [states[:, -1] for states in self.tables.contexts(window)]
-        return _logarithms(self.tables.distributions(contexts, len(window))).to(tokens.device), state
+        """See LanguageModel; the state is that of the trie after the last 1, 2 ... n-1 tokens of each row."""
+        ids, ends = self.checked(tokens, lowest=0), lengths.cpu().numpy()
+        states = np.full((len(ids), max(1, self.order - 1)), ABSENT) if state is None else state["states"].cpu().numpy()
+        for back in range(min(ids.shape[1], states.shape[1]), 0, -1):  # earlier tokens do not matter
+            there = ends >= back
+            column = ids[np.arange(len(ids)), np.maximum(ends - back, 0)]
+            states = np.where(there[:, None], self.tables.step(states, column), states)
+        probs = self.tables.distributions(list(states.T[: self.order - 1]), len(ids))
+        return _logarithms(probs).to(tokens.device), {"states": torch.from_numpy(states).to(tokens.device)}
 
     def window(self, tokens: Tensor, lengths: Tensor, state: State | None, width: int) -> tuple[Ints, State]:
         """The last tokens (B, width) of each row, NO_TOKEN before its start, and the state that keeps them."""

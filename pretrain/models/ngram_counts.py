@@ -85,8 +85,8 @@ def count_ngrams(
                     columns = np.concatenate([run.part(bucket) for run in runs], axis=1)
                     return _count_bucket(columns, order, vocab_size, end_of_text)
 
-                for first in range(0, len(bounds) + 1, 2 * threads):  # few at once, whatever the corpus
-                    some = range(first, min(first + 2 * threads, len(bounds) + 1))
+                for first in range(0, len(bounds) + 1, 8 * threads):  # few at once, whatever the corpus
+                    some = range(first, min(first + 8 * threads, len(bounds) + 1))
                     for entries in pool.map(count, some):
                         tables.append(entries)
         return tables.finished()
@@ -196,7 +196,8 @@ def _count_bucket(columns: Ints, order: int, vocab_size: int, end_of_text: int) 
         starts = np.flatnonzero(np.append(len(keys) > 0, keys[1:] != keys[:-1]))
         repeats = np.diff(starts, append=len(keys))
         is_node = repeats > 1
-        links = np.where(is_node, np.cumsum(is_node) - 1, np.negative(np.cumsum(~is_node)))
+        nodes_so_far = np.cumsum(is_node, dtype=np.int32)
+        links = np.where(is_node, nodes_so_far - 1, nodes_so_far - np.arange(1, len(starts) + 1, dtype=np.int32))
         leaves = members.take(starts.compress(~is_node))
         tails = _tails(windows[n - 1 :, leaves], vocab_size, end_of_text)
 
@@ -256,13 +257,13 @@ class _Tables:
                 self.arrays[n, name] = np.empty(most, self.types[name])
 
     def append(self, bucket: list[OrderCounts]) -> None:
-        before = 0  # nodes of the order before, in earlier buckets
+        before, small = 0, self.types["links"]  # nodes of the order before, in earlier buckets
         for n, entries in enumerate(bucket, start=2):
             if n == 2:
                 self.preceding += np.bincount(entries.keys % self.vocab_size, minlength=self.vocab_size)
             tables = {
-                "keys": entries.keys.astype(np.int64) + before * self.vocab_size,
-                "links": np.where(entries.links < 0, entries.links - self.leaves[n], entries.links + self.nodes[n]),
+                "keys": np.add(entries.keys, before * self.vocab_size, dtype=np.int64),
+                "links": entries.links + np.where(entries.links < 0, small(-self.leaves[n]), small(self.nodes[n])),
                 "counts": entries.counts,
                 "preceding": entries.preceding,
                 "tails": entries.tails.ravel(),

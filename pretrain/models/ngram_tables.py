@@ -46,6 +46,16 @@ class NGramTables:
             contexts.append(self._longer(n, contexts[-1], tokens, None))
         return contexts[: self.order - 1]
 
+    def step(self, states: Ints, tokens: Ints) -> Ints:
+        """States (B, order - 1) of the last 1, 2 ... tokens of rows, when `tokens` (B,) are put behind them."""
+        longer = np.full_like(states, ABSENT)
+        longer[:, 0] = tokens
+        for n in range(2, self.order):
+            shorter = states[:, n - 2]
+            there = (shorter != ABSENT) & (tokens != self.end)
+            np.copyto(longer[:, n - 1], self.trie.find(n, shorter, tokens), where=there)
+        return longer
+
     def _longer(self, n: int, contexts: Ints, tokens: Ints, found: Ints | None) -> Ints:
         """The contexts of n tokens up to each position, from those of n-1 tokens; all (B, T).
 

@@ -120,7 +120,7 @@ def test_inspect_takes_the_views_name_as_a_bare_word(home: Path, capsys: pytest.
 def test_export_writes_what_a_new_run_reads(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found, _ = answer(capsys, "export", f"runs_dir={home}/runs", "run=five", f"path={home}/five.arpa")
     assert code == 0
-    assert len(found["ngrams"]) == 5
+    assert list(found["holds"]) == [f"{n}-grams" for n in range(1, 6)]
     words = [
         f"data.paths=[{home}/texts]",
         f"data_dir={home}/built",
@@ -135,3 +135,18 @@ def test_export_writes_what_a_new_run_reads(home: Path, capsys: pytest.CaptureFi
     code, _, said = answer(capsys, "export", f"runs_dir={home}/runs", "run=mixed")
     assert code == 2
     assert "to=arpa is for n-grams" in said
+
+
+@pytest.mark.parametrize("to", ["nanogpt", "megatron"])
+def test_exported_tokens_are_read_as_the_same_tokens(home: Path, capsys: pytest.CaptureFixture[str], to: str) -> None:
+    runs = f"runs_dir={home}/runs"
+    code, found, _ = answer(capsys, "export", runs, "run=five", f"to={to}", f"path={home}/{to}")
+    assert code == 0
+    words = [f"data.paths=[{home}/{to}/train.bin]", f"data.validation_paths=[{home}/{to}/val.bin]", runs]
+    words += ["tokenizer=pretrained", f"tokenizer.path={home}/{to}/tokenizer.json", f"data_dir={home}/from_{to}"]
+    words += ["model=ngram", "model.order=5", f"name=from_{to}", "executor=serial", "threads=1"]
+    code, result, said = answer(capsys, "train", "data=tokens", *words)
+    assert code == 0, said
+    five = json.loads((home / "runs" / "five" / "result.json").read_text())
+    assert found["holds"]["tokens in train.bin"] == result["tokens"]
+    assert result["validation"]["loss"] == pytest.approx(five["validation"]["loss"], abs=1e-9)

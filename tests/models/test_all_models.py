@@ -21,6 +21,7 @@ TINY = {
     "ngram": ["model.order=3"],
     "ngram of one": ["model.order=1"],
     "ngram with add_k": ["model.order=2", "model.smoothing=add_k"],
+    "ngram_mixture": ["model.order=3", "model.cache_order=2"],
 }
 GRADIENT = [name for name in TINY if "ngram" not in name]
 
