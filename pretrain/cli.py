@@ -231,7 +231,7 @@ def _composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     mine = [word for word in overrides if not re.match(r"[+~]*hydra[./](?!searchpath)", word)]
     with initialize_config_dir(str(config.configs_dir()), version_base="1.3"):
         try:
-            settings = OmegaConf.to_container(compose(command, mine), resolve=True)
+            settings = OmegaConf.to_container(compose(command, mine), resolve=True, throw_on_missing=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise _refusal(error, mine, command) from error
     assert isinstance(settings, dict)
@@ -249,13 +249,17 @@ def _parsed(command: str, node: Any) -> Any:
 def _refusal(error: Exception, overrides: Sequence[str], command: str = "") -> ConfigError:
     """What Hydra says of a config that it cannot compose, in one line and with the nearest name."""
     said = str(error)
+    if match := re.search(r"Missing mandatory value.*full_key: (\S+)", said, re.DOTALL):
+        return ConfigError(f"{match[1]} is not set; give it a value: {match[1]}=...")
     if match := re.search(r"Could not find '([^']+)'", said):
         group, _, option = match[1].rpartition("/")
         options = help_text.options(group)
         return ConfigError(f"{group}={option} is not one of {', '.join(options)}{schema.suggestion(option, options)}")
-    match = re.search(r"(?:Could not override|Could not delete from config\. Key|Could not append.*?) '([^']+)'", said)
+    match = re.search(r"(?:Could not override|Could not delete from config\.|Could not append.*?) '([^']+)'", said)
     if match and command:
         key = match[1].lstrip("+~").partition("=")[0].partition("@")[0]
+        if owners := help_text.owners(command, key):
+            return ConfigError(f"{key} is no setting of what is chosen here, but of {', '.join(owners)}")
         return ConfigError(f"unknown setting {key}{schema.suggestion(key, help_text.keys(command))}")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return ConfigError(f"{lines[0] if lines else type(error).__name__} (in {' '.join(overrides)})")

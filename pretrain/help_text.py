@@ -61,7 +61,13 @@ def keys(name: str) -> list[str]:
     for group in chosen:
         for option in options(group):
             rows += _choice(group, option)
-    return [*chosen, *dict.fromkeys(row.partition("=")[0] for row, _ in rows)]
+    return [*chosen, *dict.fromkeys(key for key, _ in _keyed(rows))]
+
+
+def owners(name: str, key: str) -> list[str]:
+    """The options, as group=option, of the command's groups that have a setting."""
+    pairs = [(group, option) for group in _defaults(name) for option in options(group)]
+    return [f"{group}={option}" for group, option in pairs if key in dict(_keyed(_choice(group, option)))]
 
 
 @cache
@@ -93,8 +99,14 @@ def _choice(group: str, option: str) -> list[tuple[str, str]]:
     text = (configs_dir() / group / f"{option}.yaml").read_text("utf-8")
     inherited = [line.removeprefix("  - ") for line in text.splitlines() if line.startswith("  - ") and ":" not in line]
     rows = [row for name in inherited for row in _choice(group, name)]
-    prefix = "" if text.startswith("# @package _global_") else group.replace("/", ".") + "."
+    package = text.partition("\n")[0].removeprefix("# @package ") if text.startswith("# @package ") else group
+    prefix = "" if package == "_global_" else package.replace("/", ".") + "."
     return rows + _settings(text, prefix)
+
+
+def _keyed(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The settings' names instead of `key=value`."""
+    return [(row.partition("=")[0], comment) for row, comment in rows]
 
 
 def _settings(text: str, prefix: str) -> list[tuple[str, str]]:

@@ -34,7 +34,9 @@ def show(results: list[Any]) -> None:
         figures = [result["loss"], result["perplexity"]]
         bits = [result[f"bits_per_{unit}"] for unit in ("byte", "character", "word")]
         name = f"{Path(result['run']).name}, step {result['step']:,}"
-        rows.append([name, decimal(figures[0]), decimal(figures[1], 2), *(decimal(value) for value in bits)])
+        score = figures[0] is None and "unseen" not in result
+        shown = [decimal(figures[0], score=score), decimal(figures[1], 2, score=score)]
+        rows.append([name, *shown, *(decimal(value, score=score) for value in bits)])
         for reference, loss in named_references(result["references"]).items():
             rows.append([f"  ({reference})", decimal(loss), decimal(math.exp(loss), 2), "", "", ""])
     columns = ["run", "loss", "perplexity", "bits per byte", "per character", "per word"]

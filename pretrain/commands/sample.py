@@ -6,6 +6,7 @@ import torch
 
 from pretrain.commands.loading import load_run
 from pretrain.config import SampleConfig, build
+from pretrain.data.sources.reading import mended
 from pretrain.sampling.generation import generate
 from pretrain.training.precision import chosen_device
 
@@ -15,10 +16,11 @@ def run(settings: SampleConfig) -> list[dict[str, Any]]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = chosen_device(settings.device)
+    prompt, _, _ = mended(settings.prompt)  # bytes of the command line that are not UTF-8 come as lone surrogates
     loaded = load_run(settings.run, settings.step, settings.runs_dir, device, settings.precision)
     continuations = generate(
         loaded.model,
-        [loaded.tokenizer.end_of_text, *loaded.tokenizer.encode(settings.prompt)],
+        [loaded.tokenizer.end_of_text, *loaded.tokenizer.encode(prompt)],
         n=settings.n,
         max_tokens=settings.max_tokens,
         decoding=build(settings.decoding),
@@ -28,7 +30,7 @@ def run(settings: SampleConfig) -> list[dict[str, Any]]:
     )
     return [
         {
-            "prompt": settings.prompt,
+            "prompt": prompt,
             "text": loaded.tokenizer.decode(continuation.tokens),
             "tokens": continuation.tokens,
             "logprob": continuation.logprob,

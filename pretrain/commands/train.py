@@ -54,6 +54,7 @@ FREE = {
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
 RHYTHM = {"trainer.eval_tokens", "trainer.keep_checkpoints", "trainer.checkpoint_every", "trainer.loader_workers"}
+SHOWN = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}  # figures of the validation, with their places
 
 
 def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> dict[str, Any]:
@@ -115,10 +116,11 @@ def show(results: list[dict[str, Any]]) -> None:
             f"{result['parameters']:,}",
             f"{result['tokens']:,}",
             duration(result["seconds"]),
-            decimal(result["train"]["loss"]),
-            decimal(result["validation"]["loss"]),
-            decimal(result["validation"]["perplexity"], 2),
-            decimal(result["validation"]["bits_per_byte"]),
+            decimal(result["train"]["loss"], score="unseen" not in result["validation"]),
+            *(
+                decimal(result["validation"][name], n, score="unseen" not in result["validation"])
+                for name, n in SHOWN.items()
+            ),
         ]
         for result in results
     ]

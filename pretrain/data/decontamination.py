@@ -54,7 +54,7 @@ class Decontaminate:
         max_ngrams: places of a document at which a shared sequence may begin.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
     edits: ClassVar[bool] = False  # no text changes
 

@@ -79,7 +79,8 @@ def items_of(file: SourceFile, content: bytes, fields: Sequence[str] | None) -> 
         for number, record in enumerate(_records(_suffix(file.name), content), start=1):
             chosen = [record.get(field) for field in fields] if fields and isinstance(record, Mapping) else record
             own = record.get("id") if isinstance(record, Mapping) else None
-            yield Item(f"{PurePath(file.name).name} {own or number}", list(_strings(chosen)))
+            told = number if own is None or own == "" else own
+            yield Item(f"{PurePath(file.name).name} {told}", list(_strings(chosen)))
     except (ValueError, pa.ArrowException, csv.Error) as error:
         raise DataError(f"the evaluation file {file.path} cannot be read: {error}") from error
 

@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from pretrain.data.dedup.near import SHINGLES_AT_ONCE, NearDuplicates, crowded, distinct_pairs, jaccards
+from pretrain.data.dedup.near import NearDuplicates, crowded, distinct_pairs
 from pretrain.data.documents import LINK, Details, StageOutput, without_repeats
 from pretrain.data.manifests import key_of
 from pretrain.data.running import run_stage
@@ -58,10 +57,12 @@ class Leaks:
         found = [LINK.empty_table()]
         for number in range(int(texts.max(initial=0))):
             left = left[texts[bucket[left]] > number]
+            if not len(left):
+                break
             text = first[bucket[left]] + number
             pairs = np.stack([document[text], document[left]], axis=1)
             pairs, sizes, places = distinct_pairs(pairs, np.stack([size[text], size[left]], axis=1))
-            values = self._similarities(pairs, sizes, details)
+            values = self.near.similarities(pairs, sizes, details)
             alike = values >= self.near.similarity
             found.append(pa.table([*pairs[alike].T, values[alike]], schema=LINK))
             left = left[~alike[places]]
@@ -70,20 +71,6 @@ class Leaks:
     def apply(self, documents: pa.Table, found: pa.Table) -> StageOutput:
         """Drops what is linked; the survivor is the validation text."""
         return without_repeats(documents, found, "near_duplicate_of_validation", self.near.similarity)
-
-    def _similarities(
-        self, pairs: NDArray[np.int64], sizes: NDArray[np.int64], details: Details
-    ) -> NDArray[np.float64]:
-        """(L,) the Jaccard similarity of each pair; 0 where the sizes alone tell that it is too small."""
-        values = np.zeros(len(pairs))
-        possible = np.flatnonzero(
-            sizes.min(axis=1, initial=2**62) >= self.near.similarity * sizes.max(axis=1, initial=0)
-        )
-        block = np.cumsum(sizes[possible].sum(axis=1)) // SHINGLES_AT_ONCE
-        for some in np.split(possible, np.flatnonzero(np.diff(block)) + 1):
-            if len(some):
-                values[some] = jaccards(pairs[some], details)
-        return values
 
 
 def drop_leaks(

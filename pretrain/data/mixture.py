@@ -88,7 +88,7 @@ class Mixture:
 
     def _schedule(self, weights: NDArray[np.float64], shares: Sequence[Share]) -> None:
         limits = [np.inf if share.max_epochs is None else share.max_epochs for share in shares]
-        left = np.floor(self.sizes * np.array(limits))
+        left = np.floor([size * limit if size else 0.0 for size, limit in zip(self.sizes, limits, strict=True)])
         first, before = 0, np.zeros_like(self.sizes)
         self._segments = []
         while (live := (weights > 0) & (left > 0)).any():

@@ -54,10 +54,10 @@ class TokenFiles:
         Raises:
             UsageError: a path does not exist, or has no .bin file.
         """
-        return [file for path in self.paths for file in _found(path)]
+        return [file for path in self.paths for file in _found(path, "data.paths")]
 
 
-def _found(path: str) -> list[Path]:
+def _found(path: str, setting: str) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir():
         files = sorted(place.glob("*.bin"))
@@ -69,7 +69,7 @@ def _found(path: str) -> list[Path]:
         files = sorted(root.glob(pattern)) or sorted(root.glob(f"{pattern}.bin"))
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
-        raise UsageError(f"data.paths: {missing[0] if missing else path} does not exist, or has no .bin file")
+        raise UsageError(f"{setting}: {missing[0] if missing else path} does not exist, or has no .bin file")
     return files
 
 
@@ -96,7 +96,7 @@ def import_tokens(
         DataError: a file is damaged, an id is outside the vocabulary, or there is no token at all.
     """
     training = {name: source.token_files() for name, source in sources.items()}
-    validation = TokenFiles(paths=list(validation_paths)).token_files()
+    validation = [file for path in validation_paths for file in _found(path, "data.validation_paths")]
     if not validation:
         validation = [file for files in training.values() for file in files if file.name == NANOGPT_VALIDATION]
         training = {name: [file for file in files if file not in validation] for name, files in training.items()}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pretrain.data.shards import VERSION, ShardWriter, TokenShard, shard_dtype, 
 from pretrain.data.stages import Built, Watch, Workspace
 from pretrain.errors import DataError
 from pretrain.tokenizers.loading import load
-from pretrain.tokenizers.tokenizer import TokenizerTrainer
+from pretrain.tokenizers.tokenizer import Tokenizer, TokenizerTrainer
 
 DOCUMENTS_AT_ONCE = 256
 MOST_OF_ONE = 1_000_000  # characters of one document in the tokenizer's sample: none shall make the vocabulary alone
@@ -76,6 +77,7 @@ def write_shards(
     tasks = [
         _Task(
             tokenizer_file,
+            tokenizer_hash,
             file,
             shard.bytes_out,
             folder,
@@ -110,6 +112,7 @@ def write_shards(
 @dataclass(frozen=True)
 class _Task:
     tokenizer: Path
+    tokenizer_hash: str
     documents: Path
     bytes: int
     folder: Path
@@ -123,7 +126,7 @@ def _encode(task: _Task) -> TokenShard:
     done = read_json(record)
     if done is not None:
         return TokenShard(**done)
-    tokenizer = load(task.tokenizer)
+    tokenizer = _loaded(task.tokenizer, task.tokenizer_hash)
     writer = ShardWriter(task.folder, task.name, vocab_size=tokenizer.vocab_size, end_of_text=tokenizer.end_of_text)
     shard = writer.shard
     try:
@@ -138,6 +141,12 @@ def _encode(task: _Task) -> TokenShard:
     writer.close(last=task.last)
     write_json(record, asdict(shard))
     return shard
+
+
+@lru_cache(maxsize=1)
+def _loaded(file: Path, content: str) -> Tokenizer:
+    """The tokenizer, which keeps the words that it has met from shard to shard."""
+    return load(file)
 
 
 def _batches(file: Path) -> Iterator[tuple[list[str], list[str], str]]:

@@ -178,9 +178,3 @@ def pieces(text: str) -> Iterator[str]:
 def joined(items: list[str]) -> str:
     """Words as they would stand in a text: a space between two, but for scripts that have none."""
     return _NO_SPACE.sub("", " ".join(items))
-
-
-def numbered(items: list[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct `items` in order of appearance, and for each item its index among them."""
-    index = {item: number for number, item in enumerate(dict.fromkeys(items))}
-    return list(index), np.fromiter(map(index.__getitem__, items), np.int64, len(items))

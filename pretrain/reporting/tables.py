@@ -22,9 +22,11 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str |
     console.print(table)
 
 
-def decimal(value: float | None, places: int = 4) -> str:
-    """A fixed number of places; inf where there is no finite value."""
-    return "inf" if value is None else f"{value:,.{places}f}"
+def decimal(value: float | None, places: int = 4, *, score: bool = False) -> str:
+    """A fixed number of places; inf where there is no finite value, and a dash for a score, which is no probability."""
+    if value is None:
+        return "–" if score else "inf"
+    return f"{value:,.{places}f}"
 
 
 def megabytes(size: int) -> str:

@@ -34,9 +34,11 @@ class BackendTokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.no_truncation()  # what a file may ask for, and no text shall lose its end
+        backend.no_padding()
         self.backend = backend
         self.backend.encode_special_tokens = True  # a literal <|endoftext|> inside a document is plain text
-        self.vocab_size: int = backend.get_vocab_size()
+        self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)  # ids may leave some out
         found = [token for name in ENDS if (token := backend.token_to_id(name)) is not None]
         if not found:
             raise DataError(f"the tokenizer has no token {END_OF_TEXT}, nor another one that ends a text")

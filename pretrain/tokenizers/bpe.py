@@ -4,7 +4,6 @@ Every byte is a token before the first merge, so every text can be encoded (Radf
 https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf).
 """
 
-import re
 from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
@@ -13,10 +12,8 @@ from annotated_types import Ge, Interval
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from pretrain.tokenizers.backend import BackendTokenizer
-from pretrain.tokenizers.splitting import SPLITTINGS, SplittingName
+from pretrain.tokenizers.splitting import SPLITTINGS, SplittingName, with_short_runs
 from pretrain.tokenizers.tokenizer import END_OF_TEXT
-
-LONG_RUN = re.compile(r"(\S{1000})(?=\S)")  # the trainer takes the square of its length for a word
 
 
 class BytePairEncoding:
@@ -29,7 +26,7 @@ class BytePairEncoding:
         sample_bytes: UTF-8 bytes of text to learn merges from, at most.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     def __init__(
@@ -59,7 +56,7 @@ class BytePairEncoding:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        backend.train_from_iterator((LONG_RUN.sub(r"\1\n", text) for text in texts), trainer)
+        backend.train_from_iterator(map(with_short_runs, texts), trainer)
         return BackendTokenizer(backend)
 
     def fingerprint(self) -> str:

@@ -61,7 +61,7 @@ class ByteTokenizer:
     def from_settings(cls, settings: dict[str, Any]) -> "ByteTokenizer | None":
         """From what a tokenizer.json holds, or None where that is another kind."""
         vocabulary = {name: byte + FIRST_BYTE for byte, name in enumerate(byte_names())}
-        same = settings["model"]["type"] == "BPE" and settings["model"]["vocab"] == {END_OF_TEXT: 0, **vocabulary}
+        same = settings["model"].get("type") == "BPE" and settings["model"]["vocab"] == {END_OF_TEXT: 0, **vocabulary}
         return cls() if same and not settings["model"]["merges"] else None
 
 

@@ -101,7 +101,7 @@ class CharacterTokenizer:
     def from_settings(cls, settings: dict[str, Any]) -> "CharacterTokenizer | None":
         """From what a tokenizer.json holds, or None where that is another kind."""
         model = settings["model"]
-        if model["type"] != "BPE" or model["merges"] or not model["byte_fallback"] or settings["pre_tokenizer"]:
+        if model.get("type") != "BPE" or model["merges"] or not model["byte_fallback"] or settings["pre_tokenizer"]:
             return None
         names = sorted(model["vocab"], key=model["vocab"].__getitem__)
         tokenizer = cls(names[FIRST_CHARACTER:])

@@ -66,16 +66,20 @@ class Pretrained:
         return load(file)
 
     def fingerprint(self) -> str:
-        """Of the file's content, so that another one at the same path is another tokenizer."""
-        return xxhash.xxh3_128_hexdigest(self._file().read_bytes())
+        """Of the file's content, so that another at the same path is another tokenizer; and of what its name says."""
+        file = self._file()
+        told = f"{file.suffix} {TIKTOKEN.get(file.stem)}" if file.suffix == ".tiktoken" else file.suffix
+        return f"{told} {xxhash.xxh3_128_hexdigest(file.read_bytes())}"
 
     def _file(self) -> Path:
         local = Path(self.path).expanduser()
         if local.suffix in FORMATS or local.exists():
             if local.is_dir():
                 local = local / "tokenizer.json"
+                if not local.is_file():
+                    raise ConfigError(f"tokenizer.path={self.path} is a folder without a tokenizer.json")
             if not local.is_file():
-                raise ConfigError(f"tokenizer.path={self.path} is no file")
+                raise ConfigError(f"tokenizer.path={self.path} does not exist")
             if local.suffix not in FORMATS:
                 raise ConfigError(f"tokenizer.path={self.path} is none of {', '.join(FORMATS)}")
             return local

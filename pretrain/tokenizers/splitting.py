@@ -5,6 +5,7 @@ which takes a tenth of the time. What a letter, a digit and white space are is a
 expression, so that both always agree, whatever version of Unicode either knows.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +19,22 @@ LETTER = 3
 BLOCK = 256  # code points that are asked for at the same time
 NEWLINES = (0x0A, 0x0D)
 APOSTROPHE, BLANK = 0x27, 0x20
+LONGEST_RUN = 1000  # characters; trainers take up to the square of its length for a piece
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}|(?<!\s)\s{{{LONGEST_RUN + 1},}}")
 
 SplittingName = Literal["gpt2", "gpt4", "scripts"]
+
+
+def with_short_runs(text: str) -> str:
+    """`text` for a trainer: long runs without white space are cut by line feeds, and of white space shortened."""
+    return _LONG_RUN.sub(_shortened, text)
+
+
+def _shortened(run: re.Match[str]) -> str:
+    whole = run[0]
+    if whole.isspace():
+        return whole[:LONGEST_RUN]
+    return "\n".join(whole[start : start + LONGEST_RUN] for start in range(0, len(whole), LONGEST_RUN))
 
 
 class CharacterClasses:

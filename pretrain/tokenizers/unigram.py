@@ -18,7 +18,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 from pretrain.errors import ConfigError
 from pretrain.tokenizers.backend import BackendTokenizer
 from pretrain.tokenizers.sentencepiece_model import SPACE, pieces_of
-from pretrain.tokenizers.splitting import SPLITTINGS, SplittingName
+from pretrain.tokenizers.splitting import SPLITTINGS, SplittingName, with_short_runs
 from pretrain.tokenizers.tokenizer import END_OF_TEXT
 
 # Always pieces: a literal <0x41> is then never read as a byte, and no text is long because of its line feeds.
@@ -39,7 +39,7 @@ class Unigram:
         sample_bytes: UTF-8 bytes of text to learn from, at most.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("sentencepiece", "tokenizers")
 
     def __init__(
@@ -68,7 +68,7 @@ class Unigram:
         frequent = frequent_characters(counts, self.character_coverage)[: self.vocab_size - SMALLEST]
         rare = str.maketrans(dict.fromkeys(set(counts) - {*frequent, *BASIC}, "\n"))
         room = max(self.vocab_size - 1 - 256, len(frequent) + len(BASIC) + SHORTEST_VOCABULARY)
-        lines = (line for text in sample for line in text.translate(rare).splitlines() if line.strip())
+        lines = (line for text in sample for line in with_short_runs(text.translate(rare)).splitlines() if line.strip())
         pieces = dict(self._learned(list(lines), room))
         scale = math.log(counts.total() + 1)
         characters = {name: math.log(counts[name] + 1) - scale for name in [*BASIC, *frequent]}

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pretrain.errors import Interrupted, TrainingError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.stopping import Stop
+from pretrain.tracking.jsonl import finite
 from pretrain.training.checkpoints import TrainingState
 from pretrain.training.updates import Update
 
@@ -80,8 +81,8 @@ def train(
             if (done or state.step % rhythm.eval_every == 0) and state.evaluated_step < state.step:
                 loss = validation.loss(update.working, whole=done)
                 state.evaluated_step = state.step
-                state.train_loss = state.loss_sum / state.loss_steps if state.loss_steps else None
-                state.validation_loss = loss.mean if math.isfinite(loss.mean) else None
+                state.train_loss = finite(state.loss_sum / state.loss_steps) if state.loss_steps else None
+                state.validation_loss = finite(loss.mean)
                 state.loss_sum, state.loss_steps = 0.0, 0
                 _log(
                     trackers,

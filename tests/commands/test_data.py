@@ -294,6 +294,19 @@ def test_a_corpus_that_cannot_be_read_says_why(tmp_path: Path, capsys: Capture) 
     assert said.startswith("error: the corpus is empty: of 3 records none could be read (")
 
 
+def test_missing_validation_texts_are_refused_before_anything_is_built(
+    words: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    empty, missing, folder = tmp_path / "empty.txt", tmp_path / "none.txt", tmp_path / "data"
+    command = ["data", *words, "executor=serial", f"data_dir={folder}"]
+    said = refusal(capsys, *command, f"data.validation_paths=[{missing}]", code=2)
+    assert said == f"error: data.validation_paths: {missing} does not exist"
+    assert not (folder / "stages").exists()
+    empty.write_text("")
+    said = refusal(capsys, *command, f"data.validation_paths=[{empty}]", code=3).splitlines()[-1]
+    assert said == "error: the texts at data.validation_paths are empty: 1 documents without text"
+
+
 def out_of_range(annotation: Any) -> list[Any]:
     """Values just outside the bounds of a setting, where it has some."""
     members = typing.get_args(annotation) if typing.get_origin(annotation) is types.UnionType else [annotation]

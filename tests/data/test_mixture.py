@@ -70,6 +70,12 @@ def test_when_all_sources_reach_their_maximum_the_run_is_over():
     assert len(set(zip(sources.tolist(), counts.tolist(), strict=True))) == 420
 
 
+def test_a_source_without_a_row_takes_no_part():
+    mixture = Mixture([0, 5], [Share(), Share(max_epochs=2)], 1)
+    assert mixture.most_rows == 10
+    assert set(mixture.places(np.arange(10))[0].tolist()) == {1}
+
+
 def test_any_row_is_found_alone_as_in_the_whole_schedule():
     mixed = Mixture([1000, 77], [Share(1), Share(2, max_epochs=3)], seed=9)
     whole = schedule(mixed, 5000)

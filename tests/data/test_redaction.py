@@ -35,6 +35,7 @@ SECRETS = [
     "ghp_" + RANDOM * 4,
     "github_pat_" + RANDOM * 4,
     "glpat-" + RANDOM * 3,
+    "glpat-" + "SfhHYDvqddWEeKhieqQu",
     "xoxb-" + "123456789012-123456789012-" + RANDOM,
     "AIza" + (RANDOM * 4)[:35],
     "sk_live_" + RANDOM * 3,
@@ -223,6 +224,11 @@ def test_places_are_replaced_where_asked():
         ("at me@example.com.The next", "at <EMAIL>.The next"),
         ("(03-3594-5984)", "(<PHONE>)"),
         ("user@192.0.2.1", "user@<IP_ADDRESS>"),
+        ("接続元：2001:db8::73a6:1dc3", "接続元：<IP_ADDRESS>"),
+        ("address:2001:db8:57cb:ff07:d513:1bfd:2879:2c2d", "address:<IP_ADDRESS>"),
+        ("My number is +49 30 6754314. 58 people", "My number is <PHONE>. 58 people"),
+        ("Call 555-0142. 12 people came", "Call <PHONE>. 12 people came"),
+        ("tel 020 7946 0018 +44 1632 960001", "tel <PHONE> <PHONE>"),
     ],
 )
 def test_the_text_around_private_data_stays(text, expected):

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 
 import pytest
+import tokenizers
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from pretrain.errors import ConfigError, DataError
@@ -98,7 +100,11 @@ def test_a_damaged_file_of_ranks_is_refused(tmp_path, content):
 
 def test_a_missing_file_or_an_unknown_format_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    for name, words in (("a.json", "is no file"), ("a.txt", "is none of")):
+    for name, words in (
+        ("a.json", "does not exist"),
+        (".", "is a folder without a tokenizer.json"),
+        ("a.txt", "is none of"),
+    ):
         with pytest.raises(ConfigError, match=words):
             read(tmp_path / name)
 
@@ -115,3 +121,41 @@ def test_another_content_at_the_same_path_is_another_tokenizer(tiny_corpus, tmp_
     first = Pretrained(path=str(path), revision=None).fingerprint()
     path.write_text(path.read_text().replace("\n", ""))
     assert Pretrained(path=str(path), revision=None).fingerprint() != first
+
+
+def test_ranks_whose_name_tells_another_splitting_are_another_tokenizer(tiny_corpus, tmp_path):
+    paths = [tmp_path / f"{name}.tiktoken" for name in ("mine", "ours", "gpt2", "r50k_base", "cl100k_base")]
+    for path in paths:
+        ranks_file(trained(tiny_corpus), path)
+    told = [Pretrained(path=str(path), revision=None).fingerprint() for path in paths]
+    assert told[0] == told[1]
+    assert told[2] == told[3]
+    assert len(set(told)) == 3
+
+
+def test_a_file_that_cuts_or_fills_up_texts_loses_none(tiny_corpus, tmp_path):
+    tokenizer = trained(tiny_corpus)
+    other = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    other.enable_truncation(4)
+    other.enable_padding(length=50)
+    other.save(str(tmp_path / "tokenizer.json"))
+    found = read(tmp_path)
+    assert [found.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    assert [found.decode(ids.tolist()) for ids in found.encode_batch(TEXTS)] == TEXTS
+
+
+def test_an_old_file_that_does_not_name_its_model_is_read(tiny_corpus, tmp_path):
+    tokenizer = trained(tiny_corpus)
+    settings = json.loads(tokenizer.backend.to_str())
+    del settings["model"]["type"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    assert [read(tmp_path).encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_a_vocabulary_that_leaves_ids_out_counts_them(tiny_corpus, tmp_path):
+    settings = json.loads(trained(tiny_corpus).backend.to_str())
+    settings["model"]["vocab"]["a"] = 70_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    found = read(tmp_path)
+    assert found.vocab_size == 70_001
+    assert found.encode_batch(["a"])[0].tolist() == found.encode("a") == [70_000]

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from pretrain.tokenizers.spans import code_points
-from pretrain.tokenizers.splitting import SPLITTINGS
+from pretrain.tokenizers.splitting import SPLITTINGS, with_short_runs
 
 PARTS = [
     *"asSſtrelvdmK'\"  \n\r\t12½٣.!-é漢か々〇カーㇰ、\u3000\u00a0\u0301\u3099\u2028\u0085😀",
@@ -64,3 +64,15 @@ def test_every_code_point_is_classed_as_the_library_does(splitting):
 )
 def test_splittings_by_hand(name, text, found):
     assert pieces(SPLITTINGS[name], [text]) == [found]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a b\n\nc " + "d" * 1000, "a b\n\nc " + "d" * 1000),
+        ("a " + "d" * 2001 + " e", "a " + "\n".join(["d" * 1000, "d" * 1000, "d"]) + " e"),
+        ("a" + " \n" * 1000 + "b", "a" + " \n" * 500 + "b"),
+    ],
+)
+def test_trainers_are_given_no_long_runs(text, found):
+    assert with_short_runs(text) == found

@@ -1,5 +1,6 @@
 """What holds for every tokenizer. One test runs over all of them: every file in configs/tokenizer that is trained."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,11 @@ def test_long_texts_are_cut_where_no_token_goes_across(tokenizer, tiny_corpus, m
     monkeypatch.setattr(backend, "PIECE", 50)
     text = "".join(tiny_corpus)
     assert tokenizer.encode_batch([text])[0].tolist() == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram"])
+def test_a_text_that_is_one_long_run_takes_no_long_training(name):
+    texts = [" " * 200_000, "\n" * 200_000, "a" * 200_000, "-" * 200_000, "吾輩" * 100_000]
+    started = time.perf_counter()
+    trained(f"{name} vocab_size=1000", texts)
+    assert time.perf_counter() - started < 20

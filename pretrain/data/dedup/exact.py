@@ -23,6 +23,7 @@ class ExactDuplicates:
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
     transitive: ClassVar[bool] = False  # who shares a hash with the first shares it with all
+    edits: ClassVar[bool] = False  # no text changes
 
     def __init__(self, *, ignore_case: bool, ignore_space: bool) -> None:
         self.ignore_case = ignore_case

@@ -86,7 +86,7 @@ class NearDuplicates:
             pairs = np.stack([document[first], document], axis=1)[~leads]
             sizes = np.stack([size[first], size], axis=1)[~leads]
             pairs, sizes, places = distinct_pairs(pairs, sizes)
-            similarities = self._similarities(pairs, sizes, details)
+            similarities = self.similarities(pairs, sizes, details)
             alike = similarities >= self.similarity
             links.append(pairs[alike])
             values.append(similarities[alike])
@@ -101,10 +101,13 @@ class NearDuplicates:
         """Drops what is not the first of its cluster; the value is the similarity to the nearest document in it."""
         return without_repeats(documents, found, "near_duplicate", self.similarity)
 
-    def _similarities(
-        self, pairs: NDArray[np.int64], sizes: NDArray[np.int64], details: Details
-    ) -> NDArray[np.float64]:
-        """(L,) the Jaccard similarity of each pair; 0 where the sizes alone tell that it is too small."""
+    def similarities(self, pairs: NDArray[np.int64], sizes: NDArray[np.int64], details: Details) -> NDArray[np.float64]:
+        """(L,) the Jaccard similarity of each pair; 0 where the sizes alone tell that it is too small.
+
+        Args:
+            pairs: (L, 2) places in the corpus.
+            sizes: (L, 2) how many shingles each has.
+        """
         found = np.zeros(len(pairs))
         low, high = sizes.min(axis=1), sizes.max(axis=1)
         left = np.flatnonzero(low >= self.similarity * high)

@@ -26,6 +26,7 @@ class UrlDuplicates:
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
     transitive: ClassVar[bool] = False
+    edits: ClassVar[bool] = False  # no text changes
 
     def __init__(self, *, ignore_query: bool) -> None:
         self.ignore_query = ignore_query

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pretrain.data.documents import StageOutput
 from pretrain.data.filters.characters import DIGIT, SPACE, SYMBOL, CharacterTable
-from pretrain.data.filters.rules import Rule, judged
+from pretrain.data.filters.rules import Rule, check_bounds, judged
 from pretrain.data.manifests import UNICODE
 
 Format = Literal["html", "data", "code"]
@@ -62,6 +62,7 @@ class Code:
         min_data: Annotated[int, Ge(0)] | None,
         max_data: Annotated[int, Ge(1)] | None,
     ) -> None:
+        check_bounds("data", min_data, max_data)
         self.line = max_line
         self.mean_line = max_mean_line
         self.alphanumeric = min_alphanumeric

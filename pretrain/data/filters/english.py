@@ -18,7 +18,7 @@ from pretrain.data.documents import StageOutput
 from pretrain.data.filters import measures
 from pretrain.data.filters.characters import HIRAGANA, LETTER, CharacterTable
 from pretrain.data.filters.english_words import hashes_of
-from pretrain.data.filters.keywords import Keywords, word_list
+from pretrain.data.filters.keywords import Keywords, digest, word_list
 from pretrain.data.filters.rules import Rule, judged
 from pretrain.data.manifests import UNICODE
 from pretrain.data.words import WordTable
@@ -45,7 +45,8 @@ TAGS = (
     "span strike strong style sub sup svg table tbody td template textarea tfoot th thead title tr tt u ul video"
 )
 MARKUP = re.compile(
-    rf"<!--[^<]*?-->|<![a-z][^<>]*>|</?(?:{TAGS.replace(' ', '|')})(?:\s[^<>]*)?/?>|&(?:[a-z]{{2,8}}|#[0-9]{{1,7}});",
+    rf"<!--[^<]*?-->|<[!?][a-z][^<>]*>|<!\[cdata\[|\]\]>|</[a-z][^<>\s]*>|"
+    rf"<(?:{TAGS.replace(' ', '|')})(?:\s[^<>]*)?/?>|&(?:[a-z]{{2,8}}|#[0-9]{{1,7}});",
     re.IGNORECASE,
 )
 
@@ -59,10 +60,12 @@ class English:
     - max_runs: of those characters, those in runs of 10 or more of the same.
     - max_markup: of all characters, those in HTML tags and character references.
     - max_ellipsis_lines: of the lines, those that end in an ellipsis.
+    - max_separators: of the words, as white space parts them, those that are a sign such as "|" inside a line, as
+      between the items of a menu.
     - min_function_words: of the words, those in `function_words`, such as "the" and "of".
     - max_rare_pairs: of the pairs of neighbouring letters a to z, those that are rare in English; not looked at in
       texts of less than 50 such pairs.
-    - max_advertisement: of all characters, those in a phrase of `advertisement_words`.
+    - max_advertisement: of the characters that are not white space, those in a phrase of `advertisement_words`.
 
     Args:
         function_words: a file with a word a line, or the name of a list that comes with the package.
@@ -71,7 +74,7 @@ class English:
         ConfigError: a word list is missing or empty.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
 
     def __init__(
@@ -81,6 +84,7 @@ class English:
         max_runs: Annotated[float, Interval(ge=0, le=1)] | None,
         max_markup: Annotated[float, Interval(ge=0, le=1)] | None,
         max_ellipsis_lines: Annotated[float, Interval(ge=0, le=1)] | None,
+        max_separators: Annotated[float, Interval(ge=0, le=1)] | None,
         function_words: str | None,
         min_function_words: Annotated[float, Interval(ge=0, le=1)] | None,
         max_rare_pairs: Annotated[float, Interval(ge=0, le=1)] | None,
@@ -91,17 +95,22 @@ class English:
         self.runs = max_runs
         self.markup = max_markup
         self.ellipsis_lines = max_ellipsis_lines
+        self.separators = max_separators
         self.function_words = min_function_words
         self.rare_pairs = max_rare_pairs
         self.advertisement = max_advertisement
-        for name, file, threshold in (
-            ("function_words", function_words, min_function_words),
-            ("advertisement_words", advertisement_words, max_advertisement),
+        for name, file, rule, threshold in (
+            ("function_words", function_words, "min_function_words", min_function_words),
+            ("advertisement_words", advertisement_words, "max_advertisement", max_advertisement),
         ):
             if file is None and threshold is not None:
-                raise ConfigError(f"english: {name} is null but its rule has a threshold; name a list, or set it null")
-        self.function_hashes = np.sort(hashes_of(word_list(function_words) if function_words else []))
-        self.advertisements = Keywords([word_list(advertisement_words) if advertisement_words else []])
+                raise ConfigError(f"english: {rule}={threshold} needs {name}; name a list, or set {rule} null")
+        function = word_list(function_words) if function_words else []
+        advertisement = word_list(advertisement_words) if advertisement_words else []
+        self.function_hashes = np.sort(hashes_of(function))
+        self.advertisements = Keywords([advertisement])
+        # What stands for the settings in the key: the words, wherever their file lies.
+        self.contents = {"function_words": digest(function), "advertisement_words": digest(advertisement)}
 
     def __call__(self, documents: pa.Table) -> StageOutput:
         return judged(documents, self._rules)
@@ -117,11 +126,14 @@ class English:
             runs = measures.run_share(table)
             yield Rule("runs", runs, None, self.runs, "of the characters are ten or more times in a row")
         if self.markup is not None:
-            markup = markup_share(texts)
+            markup = measures.markup_share(texts, MARKUP)
             yield Rule("markup", markup, None, self.markup, "of the characters are in HTML tags")
         if self.ellipsis_lines is not None:
             ellipses = measures.ellipsis_line_share(table)
             yield Rule("ellipsis_lines", ellipses, None, self.ellipsis_lines, "of the lines end in an ellipsis")
+        if self.separators is not None:
+            separators = measures.separator_share(table)
+            yield Rule("separators", separators, None, self.separators, "of the words are separators")
         if self.function_words is not None:
             share = function_word_share(lower, self.function_hashes)
             yield Rule("function_words", share, self.function_words, None, "of the words are function words")
@@ -133,15 +145,6 @@ class English:
             share = self.advertisements.covered(covered)[:, 0] / np.maximum(covered.visible, 1)
             meaning = "of the characters are in phrases of advertisements"
             yield Rule("advertisement", share, None, self.advertisement, meaning)
-
-
-def markup_share(texts: Sequence[str]) -> NDArray[np.float64]:
-    """Of all characters of each text, those in HTML tags, comments and character references."""
-    shares = np.zeros(len(texts))
-    for number, text in enumerate(texts):
-        if "<" in text or "&" in text:
-            shares[number] = sum(map(len, MARKUP.findall(text))) / len(text)
-    return shares
 
 
 def function_word_share(texts: Sequence[str], hashes: NDArray[np.uint64]) -> NDArray[np.float64]:

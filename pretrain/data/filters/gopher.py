@@ -19,9 +19,9 @@ from annotated_types import Interval
 from pretrain.data.documents import Drop, StageOutput, partition
 from pretrain.data.filters.english_words import WordRule, check_words, groups, libraries_of, word_table
 from pretrain.data.filters.phrases import Phrases
+from pretrain.data.filters.rules import EXCERPT
 from pretrain.data.words import WordTable, joined
 
-EXCERPT = 4_000_000  # characters of a document whose phrases are counted; what comes behind them is not looked at
 SHOWN_CHARACTERS = 60  # of a repeated phrase, in a reason
 
 

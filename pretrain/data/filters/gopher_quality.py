@@ -27,6 +27,7 @@ from pretrain.data.filters.english_words import (
     word_table,
 )
 from pretrain.data.filters.punctuation import is_punctuation
+from pretrain.data.filters.rules import check_bounds
 from pretrain.data.words import WordTable
 from pretrain.tokenizers.spans import short_span_hashes
 
@@ -88,6 +89,8 @@ class GopherQuality:
         stop_words: list[str],
     ) -> None:
         check_words(words)
+        check_bounds("words", min_words, max_words)
+        check_bounds("mean_word_length", min_mean_word_length, max_mean_word_length)
         self.words: WordRule = words
         self.number = (min_words, max_words)
         self.length = (min_mean_word_length, max_mean_word_length)
@@ -127,11 +130,10 @@ class GopherQuality:
             yield Drop("max_mean_word_length", mean, longest, reason)
         words = max(words, 1)
         ellipses = text.count(ELLIPSES[0]) + text.count(ELLIPSES[1])
-        found = (("hash", "#", text.count("#")), ("ellipsis", "ellipsis", ellipses))
-        for (name, shown, number), limit in zip(found, self.symbols, strict=True):
+        found = (("max_hashes_per_word", "#", text.count("#")), ("max_ellipses_per_word", "ellipsis", ellipses))
+        for (rule, shown, number), limit in zip(found, self.symbols, strict=True):
             if limit is not None and number / words > limit:
                 reason = f"{number / words:.3f} {shown} for each word; at most {limit:g} may be"
-                rule = "max_hashes_per_word" if name == "hash" else "max_ellipses_per_word"
                 yield Drop(rule, number / words, limit, reason)
         yield from self._broken_lines(text, ellipses)
         share = with_letter / words

@@ -16,7 +16,7 @@ from pretrain.data.documents import StageOutput
 from pretrain.data.filters import measures
 from pretrain.data.filters.characters import HIRAGANA, KATAKANA, SYMBOL, CharacterTable
 from pretrain.data.filters.keywords import Keywords, digest, word_list
-from pretrain.data.filters.rules import Rule, judged
+from pretrain.data.filters.rules import Rule, check_bounds, judged
 from pretrain.data.filters.spelling import impossible_pairs
 from pretrain.data.manifests import UNICODE
 from pretrain.errors import ConfigError
@@ -93,6 +93,8 @@ class Japanese:
         max_repetition: Annotated[float, Interval(ge=0, le=1)] | None,
         min_order: Annotated[float, Ge(0)] | None,
     ) -> None:
+        check_bounds("characters", min_characters, max_characters)
+        check_bounds("compression", min_compression, max_compression)
         self.characters = (min_characters, max_characters)
         self.kana = min_kana
         self.symbols = max_symbols
@@ -115,13 +117,8 @@ class Japanese:
             "violence": (violence_words, None, max_violence),
             "function_words": (function_words, min_function_words, None),
         }
-        for name, (file, least, most) in lists.items():
-            if file is None and (least, most) != (None, None):
-                raise ConfigError(
-                    f"japanese: the rule {name} has a threshold but no word list; name one, or set it null"
-                )
-        self.words = {name: bounds for name, (_, *bounds) in lists.items() if bounds != [None, None]}
-        words = {name: word_list(str(lists[name][0])) for name in self.words}
+        words = _words_of(lists)
+        self.words = {name: bounds for name, (_, *bounds) in lists.items() if name in words}
         self.keywords = Keywords(list(words.values()))
         # What stands for the settings in the key: the words, wherever their file lies.
         self.contents = {f"{name.removesuffix('_words')}_words": digest(some) for name, some in words.items()}
@@ -165,13 +162,7 @@ class Japanese:
         if self.ellipsis_lines is not None:
             ellipses = measures.ellipsis_line_share(table)
             yield Rule("ellipsis_lines", ellipses, None, self.ellipsis_lines, "of the lines end in an ellipsis")
-        if self.words:
-            covered = self.keywords.covered(table) / visible[:, None]
-            for number, (name, (least, most)) in enumerate(self.words.items()):
-                told = np.where(
-                    (most is None) & (table.visible < SHORTEST_WITH_FUNCTION_WORDS), np.nan, covered[:, number]
-                )
-                yield Rule(name, told, least, most, f"of the characters are words of the list {name}")
+        yield from self._word_rules(table)
         if self.impossible_pairs is not None:
             pairs = impossible_pairs(table)
             meaning = "of the pairs of neighbours are none in Japanese"
@@ -190,3 +181,26 @@ class Japanese:
             order = measures.order(texts)
             meaning = "times as many neighbours equal others as in random order"
             yield Rule("order", order, self.order, None, meaning, False)
+
+    def _word_rules(self, table: CharacterTable) -> Iterator[Rule]:
+        """The rules on word lists that are switched on, in order."""
+        if not self.words:
+            return
+        covered = self.keywords.covered(table) / np.maximum(table.visible, 1)[:, None]
+        for number, (name, (least, most)) in enumerate(self.words.items()):
+            told = np.where((most is None) & (table.visible < SHORTEST_WITH_FUNCTION_WORDS), np.nan, covered[:, number])
+            yield Rule(name, told, least, most, f"of the characters are words of the list {name}")
+
+
+def _words_of(lists: dict[str, tuple[str | None, float | None, float | None]]) -> dict[str, list[str]]:
+    """The words of each list, given by its file and the least and most that may be, whose rule is switched on."""
+    words = {}
+    for name, (file, least, most) in lists.items():
+        if least is None and most is None:
+            continue
+        if file is None:
+            rule = f"max_{name}={most}" if least is None else f"min_{name}={least}"
+            setting = f"{name.removesuffix('_words')}_words"
+            raise ConfigError(f"japanese: {rule} needs {setting}; name a list, or set {rule.split('=')[0]} null")
+        words[name] = word_list(file)
+    return words

@@ -23,6 +23,7 @@ COMPRESSION_LEVEL = 1
 FULL_STOPS = "。！？!?｡．"
 ELLIPSES = "…‥"
 DOTS = ".・。"  # three of one of them are an ellipsis too
+SEPARATORS = "|¦/\\<>«»‹›•·∙●■◦▪→–—-*~+:"  # between the items of a menu, each with a space before and behind
 MARKUP = re.compile(r"<[/!]?[a-zA-Z][^<>]{0,1000}>|&(?:[a-zA-Z]{2,8}|#[0-9]{1,7});")
 
 
@@ -91,6 +92,18 @@ def _lines(table: CharacterTable) -> tuple[NDArray[np.int64], NDArray[np.int64],
     dots = (lengths >= 3) & np.isin(last, [ord(mark) for mark in DOTS])
     ellipses[dots] |= (points[ends[dots] - 2] == last[dots]) & (points[ends[dots] - 3] == last[dots])
     return texts, lengths, ellipses
+
+
+def separator_share(table: CharacterTable) -> NDArray[np.float64]:
+    """Of the words of each text, as white space parts them, those that are one of SEPARATORS inside a line."""
+    visible = table.kinds != SPACE
+    begins = visible.copy()
+    begins[1:] &= ~visible[:-1]
+    alone = begins[2:-1] & ~visible[3:] & (table.points[1:-2] == ord(" ")) & visible[:-3]
+    places = np.flatnonzero(alone) + 2
+    places = places[np.isin(table.points[places], [ord(mark) for mark in SEPARATORS])]
+    found = np.bincount(table.owner[places], minlength=len(table.visible))
+    return _share(found, table.per_text(begins))
 
 
 def repetition(texts: Sequence[str], table: CharacterTable, most: float) -> NDArray[np.float64]:
@@ -179,12 +192,12 @@ def _order(table: CharacterTable) -> NDArray[np.float64]:
     return np.where(told, chances[1] / np.where(told, random, 1), np.nan)
 
 
-def markup_share(texts: Sequence[str]) -> NDArray[np.float64]:
+def markup_share(texts: Sequence[str], markup: re.Pattern[str] = MARKUP) -> NDArray[np.float64]:
     """Of all characters of each text, those in HTML tags and in character references such as &lt;."""
     shares = np.zeros(len(texts))
     for number, text in enumerate(texts):
         if "<" in text or "&" in text:
-            shares[number] = sum(map(len, MARKUP.findall(text))) / len(text)
+            shares[number] = sum(map(len, markup.findall(text))) / len(text)
     return shares
 
 

@@ -16,6 +16,8 @@ from annotated_types import Ge, Gt, Interval
 from numpy.typing import NDArray
 
 from pretrain.data.documents import Drop, StageOutput, partition
+from pretrain.data.filters.english_words import groups
+from pretrain.data.filters.rules import check_bounds
 from pretrain.data.sources.files import Files
 from pretrain.data.sources.reading import Limits, Record, SourceFile, Unreadable
 from pretrain.errors import ConfigError, DataError, UsageError
@@ -56,10 +58,9 @@ class Perplexity:
         min_perplexity: Annotated[float, Ge(1)] | None,
         max_perplexity: Annotated[float, Ge(1)] | None,
     ) -> None:
-        low, high = min_perplexity or 1.0, math.inf if max_perplexity is None else max_perplexity
-        if low > high:
-            raise ConfigError(f"min_perplexity={min_perplexity} is above max_perplexity={max_perplexity}")
-        self.low, self.high = low, high
+        check_bounds("perplexity", min_perplexity, max_perplexity)
+        self.low = min_perplexity or 1.0
+        self.high = math.inf if max_perplexity is None else max_perplexity
         self._settings = (text_field, reference_bytes, order)
         self._files = () if paths is None else _files(paths, text_field)
         # What stands for the setting in the key: the files' contents, wherever they lie.
@@ -71,14 +72,10 @@ class Perplexity:
         if not self._files:
             return partition(documents, [None] * len(documents))
         tokenizer, model = _fitted(self._files, *self._settings)
+        texts = documents["text"].to_pylist()
         values: list[float] = []
-        waiting: list[str] = []
-        for text in documents["text"].to_pylist():
-            waiting.append(text)
-            if sum(map(len, waiting)) >= CHARACTERS_AT_ONCE:
-                values += perplexities(waiting, tokenizer, model)
-                waiting = []
-        values += perplexities(waiting, tokenizer, model)
+        for part in groups(texts, CHARACTERS_AT_ONCE):
+            values += perplexities(texts[part.start : part.stop], tokenizer, model)
         return partition(documents, [self._judge(value) for value in values])
 
     def _judge(self, value: float) -> Drop | None:
@@ -93,8 +90,6 @@ class Perplexity:
 
 def perplexities(texts: list[str], tokenizer: CharacterTokenizer, model: NGram) -> list[float]:
     """The perplexity a character of each text, its end counted as one; 1 for a text without characters."""
-    if not texts:
-        return []
     ids = tokenizer.encode_batch(texts)
     losses = model.stream_losses(_stream(ids, tokenizer))
     totals = np.add.reduceat(losses, np.cumsum([0, *(len(text) + 1 for text in ids[:-1])]))

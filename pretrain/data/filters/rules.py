@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pretrain.data.documents import Drop, StageOutput, partition
+from pretrain.errors import ConfigError
 
 EXCERPT = 4_000_000  # characters of a document that are looked at; what comes behind them is not
 AT_ONCE = 100_000  # characters measured together: more would not fit into a processor's cache
@@ -28,6 +29,14 @@ class Rule(NamedTuple):
     most: float | None
     meaning: str
     share: bool = True
+
+
+def check_bounds(name: str, least: float | None, most: float | None) -> None:
+    """Raises ConfigError where min_`name` is above max_`name`, as every document would break one of the two."""
+    if least is not None and most is not None and least > most:
+        raise ConfigError(
+            f"min_{name}={least} is above max_{name}={most}, so that nothing would be kept; change one, or set it null"
+        )
 
 
 def judged(documents: pa.Table, rules: Callable[[list[str], list[str]], Iterable[Rule]]) -> StageOutput:

@@ -28,6 +28,7 @@ _ALPHANUMERIC = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 _BETWEEN_DIGITS = _class(b" -./()+")
 _TOKEN = _class(_ALPHANUMERIC + b"_-+/").tobytes()
 _HEXADECIMAL = _class(b"0123456789abcdefABCDEF")
+_BEGINS_KEY = _class(b"Agrsw")  # those of which one in 30 has no digit: AKIA, glpat-, rk_live_, sk_live_, whsec_
 _BEFORE_AT = _class(_ALPHANUMERIC + b"_-+.%!$&'*^~#])}>\xfe ")
 _BEHIND_AT = _class(_ALPHANUMERIC + b"[\xfe ")
 
@@ -108,8 +109,8 @@ def tokens(text: bytes, digits: Digits) -> Spans:
         step *= 2
     starts, ends = _runs(long)
     spans = np.stack([starts, ends + _SHORTEST_TOKEN - 1], axis=1)
-    capital = np.frombuffer(text, np.uint8)[starts] == ord("A")  # one key of AWS in 30 has no digit
-    kept: Spans = spans[digits.within(spans) | capital | (spans[:, 1] - spans[:, 0] >= _LONG_TOKEN)]
+    maybe = _BEGINS_KEY[np.frombuffer(text, np.uint8)[starts]]
+    kept: Spans = spans[digits.within(spans) | maybe | (spans[:, 1] - spans[:, 0] >= _LONG_TOKEN)]
     return kept
 
 

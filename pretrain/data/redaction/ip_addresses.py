@@ -50,9 +50,11 @@ def find_ip_addresses(folded: Folded, digits: Digits, private: bool) -> Iterator
             continue
         behind = text[place - _LONGEST_V6 : place]
         start = place - len(behind) + len(behind.rstrip(_IN_V6))
+        if text[start : start + 1] == b":" or _IN_WORD.match(text, start - 1):
+            start = text.find(b":", start, place + 1) + 1  # behind a label: "address:2001:db8::1"
         found = _V6.match(text, start)
         done = found.end() if found else place + 1
-        if found and not _IN_WORD.match(text, start - 1) and place < done and _is_v6(found.group(), private):
+        if found and place < done and _is_v6(found.group(), private):
             yield Found(start, done, Kind.IP_ADDRESS)
 
 

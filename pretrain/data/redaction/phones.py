@@ -148,7 +148,7 @@ def _with_country(text: bytes, groups: list[_Digits], index: int) -> int:
     for group in groups[index : index + _MOST]:
         # (0) is dialled at home only
         width = 0 if text[group.start - 1 : group.end + 1] == b"(0)" else group.end - group.start
-        if (count and len(group.separator) > 2) or digits + width > most or (count and b"+" in group.separator):
+        if (count and not _within(group.separator)) or digits + width > most:
             break
         count, digits = count + 1, digits + width
     return count if digits >= 8 else 0
@@ -169,7 +169,7 @@ def _announced(folded: Folded, groups: list[_Digits], index: int) -> int:
     separators: set[bytes] = set()
     for group in groups[index + 1 : index + _MOST]:
         width = group.end - group.start
-        if sum(digits) + width > _MOST or len(group.separator) > 2 or b"/" in group.separator:
+        if sum(digits) + width > _MOST or not _within(group.separator) or b"/" in group.separator:
             break
         if separators and group.separator not in separators and sum(digits) >= 9 and b")" not in group.separator:
             break
@@ -183,6 +183,11 @@ def _announced(folded: Folded, groups: list[_Digits], index: int) -> int:
     if separators == {b"."} and (len(digits) == 2 or (len(digits) == 4 and max(digits) <= 3)):
         return 0  # a decimal fraction, or four numbers of an IP address
     return end if named or _PHONE_WORD_BEHIND.match(text, end) else 0
+
+
+def _within(separator: bytes) -> bool:
+    """Whether a separator may stand inside a number: ". " ends a sentence, and a plus sign begins another number."""
+    return len(separator) <= 2 and b"+" not in separator and separator != b". "
 
 
 def _form(groups: list[_Digits], index: int, count: int) -> str:

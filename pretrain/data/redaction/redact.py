@@ -47,7 +47,7 @@ class Redact:
         addresses: street addresses become <ADDRESS>.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = (UNICODE,)
 
     def __init__(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pretrain.data.documents import DOCUMENT, StageOutput
 from pretrain.data.filters.code import Code, format_of, says_generated, visible_text
+from pretrain.errors import ConfigError
 
 THRESHOLDS = {
     "max_line": 1000,
@@ -160,3 +161,8 @@ def test_ten_million_characters_take_seconds(piece):
     started = time.perf_counter()
     judge(text, max_line=None, max_mean_line=None, min_alphanumeric=None, min_alphabetic=None)
     assert time.perf_counter() - started < 20
+
+
+def test_bounds_that_cross_are_refused():
+    with pytest.raises(ConfigError, match="min_data=9 is above max_data=8"):
+        judge("x", min_data=9, max_data=8)

@@ -17,6 +17,7 @@ RULES = {
     "max_runs": 0.1,
     "max_markup": 0.03,
     "max_ellipsis_lines": 0.3,
+    "max_separators": 0.15,
     "function_words": "function_en",
     "min_function_words": 0.17,
     "max_rare_pairs": 0.12,
@@ -48,6 +49,9 @@ BAD = {
     "symbols": "+(-/{};+}`}!`/~]-&^&=&*[[_@#%(@_!>*<#!(&<) " * 9,
     "run": PROSE[:80] + "w" * 300,
     "html": f'<html><body class="page"><div id="main"><p>{PROSE}</p></div><a href="/">Top</a>&nbsp;</body></html>',
+    "xml": f'<?xml version="1.0"?><feed><entry><summary><![CDATA[{PROSE}]]></summary></entry></feed>',
+    "menu": " | ".join(PROSE.replace(",", "").split()),
+    "path": " > ".join(PROSE.replace(", ", " of ").split(" of ")[0].split() * 4),
     "ellipses": "\n".join(PROSE[start : start + 20] + "…" for start in range(0, len(PROSE), 20)),
     "advertisement": "Order now and get free shipping! This offer is for you, at the best price: click here. " * 3,
 }
@@ -83,6 +87,9 @@ def test_good_english_is_kept():
         ("symbols", "letters"),
         ("run", "runs"),
         ("html", "markup"),
+        ("xml", "markup"),
+        ("menu", "separators"),
+        ("path", "separators"),
         ("ellipses", "ellipsis_lines"),
         ("advertisement", "advertisement"),
     ],
@@ -116,6 +123,13 @@ def test_a_word_that_is_no_tag_is_no_markup():
     assert not dropped(PROSE.replace(" a ", " <unk> ").replace(" and ", " <name> and "))
 
 
+def test_lists_and_dashes_are_no_menus():
+    ingredients = (
+        "Mix what follows, and leave it in the sun for a day or two:\n" + "- a pint of milk\n  * two of the eggs\n"
+    )
+    assert not dropped(ingredients, PROSE.replace(", ", " – "), "It is 3 - 2 of all of the shares that were in it.")
+
+
 def test_null_switches_off():
     assert not dropped(*BAD.values(), **dict.fromkeys(RULES))
 
@@ -123,7 +137,7 @@ def test_null_switches_off():
 def test_a_missing_or_unnamed_word_list_is_told_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"word list .*none\.txt cannot be read"):
         dropped("x", function_words=str(tmp_path / "none.txt"))
-    with pytest.raises(ConfigError, match="advertisement_words is null but its rule has a threshold"):
+    with pytest.raises(ConfigError, match=r"max_advertisement=0\.15 needs advertisement_words"):
         dropped("x", advertisement_words=None)
 
 
@@ -132,6 +146,15 @@ def test_a_list_of_ones_own_is_used(tmp_path):
     file.write_text("harbour\nhedges\n", "utf-8")
     row = dropped(PROSE, function_words=str(file))[0]
     assert row["value"] == pytest.approx(2 / 59)
+
+
+def test_words_stand_for_their_file(tmp_path):
+    contents = []
+    for number, words in enumerate(("harbour", "hedges", "harbour")):
+        file = tmp_path / f"{number}.txt"
+        file.write_text(words, "utf-8")
+        contents.append(English(**(RULES | {"function_words": str(file)})).contents)
+    assert contents[0] == contents[2] != contents[1]
 
 
 @pytest.mark.parametrize("text", ["x", "word " * 2_000_000, "a" * 10_000_000, "\n" * 1_000_000, "<!-- " * 1_000_000])

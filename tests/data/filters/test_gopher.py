@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain import cli, config
 from pretrain.data.documents import DOCUMENT
 from pretrain.data.filters.english_words import word_table
 from pretrain.data.filters.gopher import GopherRepetition
@@ -194,6 +195,15 @@ def test_prose_and_short_texts_are_kept():
     )
     assert not dropped(prose, "Hello world", "吾輩は猫である。名前はまだ無い。", "x", "\0\0\0", "...")
     assert [row["rule"] for row in dropped("")] == ["empty"]
+
+
+def test_the_default_recipe_keeps_a_text_with_lines_of_white_space():
+    composed = cli._composed("data", ["data=files", "data.paths=[corpus]", "data/recipe=minimal"])
+    part = config.parse(composed, config.DataConfig).data.stages["gopher_repetition"]
+    text = " \n = Lighthouse = \n \n It was built on a rock . \n \n In winter no boat can land there . \n \n"
+    rows = [{"id": "0", "text": text, "source": "s", "source_id": "r", "meta": "{}"}]
+    assert len(config.build(part)(pa.Table.from_pylist(rows, schema=DOCUMENT)).kept) == 1
+    assert dropped(text)[0]["rule"] == "duplicate_line_fraction"
 
 
 def test_one_word_repeated_is_dropped():

@@ -141,3 +141,9 @@ def test_settings_out_of_range_are_refused(override):
     words = ["data=files", "data.paths=[a]", "data/recipe=gopher", f"data.stages.gopher_quality.{override}"]
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         config.check(cli._composed("data", words), config.DataConfig)
+
+
+@pytest.mark.parametrize("bounds", [{"min_words": 7, "max_words": 6}, {"min_mean_word_length": 11}])
+def test_bounds_that_cross_are_refused(bounds):
+    with pytest.raises(ConfigError, match=r"is above max_(words|mean_word_length)=.* nothing would be kept"):
+        dropped(PROSE, **bounds)

@@ -311,7 +311,7 @@ def test_a_word_list_that_is_missing_empty_or_no_text_is_named(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.txt cannot be read \(it is not UTF-8\)"):
         judge("あ", violence_words=str(tmp_path / "binary.txt"), max_violence=0.1)
-    with pytest.raises(ConfigError, match="the rule violence has a threshold but no word list"):
+    with pytest.raises(ConfigError, match=r"max_violence=.* needs violence_words"):
         judge("あ", max_violence=0.1)
 
 
@@ -344,3 +344,8 @@ def test_ten_million_characters_take_seconds(piece):
     judge(text, **(dict.fromkeys(THRESHOLDS) | {"max_repetition": 1.0, "min_order": 0.0}))
     judge(text)
     assert time.perf_counter() - started < 30
+
+
+def test_bounds_that_cross_are_refused():
+    with pytest.raises(ConfigError, match="min_characters=9 is above max_characters=8"):
+        judge("あ", min_characters=9, max_characters=8)

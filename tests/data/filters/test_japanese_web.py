@@ -71,6 +71,7 @@ LOW_QUALITY = {
     "mojibake": lambda r: prose(r).encode().decode(r.choice(["latin-1", "cp932", "cp1252"]), "replace"),
     "repeat_char": lambda r: prose(r)[: r.randint(10, 80)] + r.choice("あーwｗ!*-=…。■a8") * r.randint(60, 500),
     "repeat_line": lambda r: "\n".join([r.choice(SENTENCES)] * r.randint(5, 50)),
+    "repeat_passage": lambda r: "".join([prose(r), *["".join(r.sample(SENTENCES, 2))] * r.randint(6, 12)]),
     "spam": lambda r: "\n".join(r.choice(SPAM) for _ in range(r.randint(6, 30))),
     "spam of unlike lines": lambda r: r.choice("\n ").join(r.sample(SPAM, r.randint(4, 6))),
     "menu": lambda r: "\n".join(r.choice(SENTENCES)[: r.randint(4, 8)] for _ in range(r.randint(20, 100))),

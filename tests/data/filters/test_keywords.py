@@ -38,8 +38,13 @@ def test_words_come_from_a_file_of_the_user_or_with_the_package(tmp_path):
     assert word_list(str(tmp_path / "mine.txt")) == ["猫", "犬"]
     assert "送料無料" in word_list("advertisement_ja")
     with pytest.raises(ConfigError, match=r"name a file, a word a line, or .*advertisement_ja"):
-        word_list("advertisement")
+        word_list("xyz")
 
 
 def test_a_digest_tells_lists_apart():
     assert digest(["猫", "犬"]) == digest(["猫", "犬"]) != digest(["猫犬"])
+
+
+def test_a_misspelt_list_is_told_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean function_en\?"):
+        word_list("function_eng")

@@ -3,6 +3,7 @@
 A word is found wherever its characters stand, as Japanese has no spaces, and all words are looked for at once.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,9 @@ def word_list(file: str) -> list[str]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        names = " or ".join(shipped)
-        raise ConfigError(
-            f"the word list {file} cannot be read ({why}); name a file, a word a line, or {names}"
-        ) from None
+        near = difflib.get_close_matches(file, shipped, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"name a file, a word a line, or one of {', '.join(shipped)}"
+        raise ConfigError(f"the word list {file} cannot be read ({why}); {hint}") from None
     words = [word for line in lines if (word := line.strip()) and not line.startswith(COMMENT)]
     if not words:
         raise ConfigError(f"the word list {file} holds no word; write one a line")
