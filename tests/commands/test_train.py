@@ -218,8 +218,8 @@ def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(
     [
         (None, "no file"),
         ("", "the corpus"),
-        ("\0" * 5000, "collect dropped 1 of 1 (not_text)"),
-        (" \n" * 500, "normalise dropped 1 of 1 (empty)"),
+        ("\0" * 5000, "of 1 records none could be read (not_text 1)"),
+        (" \n" * 500, "normalise took 1 of 1 (empty 1)"),
         ("a", "fewer than a row"),
     ],
 )
