@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data.words import WordTable, pieces, word_spans, words
+from pretrain.data.words import WordTable, pieces, portions, word_spans, words
 
 LAST = 0x40000  # no script without spaces has this code point or a higher one
 WORD, CHARACTER = 2, 1  # units of length: a character of a script without spaces is half a word
@@ -44,7 +44,7 @@ class Words:
         hashes: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
         text: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
         units: list[NDArray[np.uint8]] = [np.zeros(1, np.uint8)]
-        for numbers, some in _portions(texts):
+        for numbers, some in portions(texts, simplified, CHARACTERS_AT_ONCE):
             table = WordTable.of(some)
             hashes.append(table.hashes)
             text.append(np.array(numbers, np.int64)[table.text])
@@ -131,23 +131,6 @@ def _unstable() -> NDArray[np.bool_]:
     for first, last in JAMO:
         unstable[first : last + 1] = True
     return unstable
-
-
-def _portions(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
-    """All texts simplified, in order, about CHARACTERS_AT_ONCE at a time, with their numbers; long ones cut."""
-    numbers: list[int] = []
-    some: list[str] = []
-    size = 0
-    for number, text in enumerate(texts):
-        for piece in pieces(text):
-            numbers.append(number)
-            some.append(simplified(piece))
-            size += len(piece)
-            if size >= CHARACTERS_AT_ONCE:
-                yield numbers, some
-                numbers, some, size = [], [], 0
-    if some:
-        yield numbers, some
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ on arrays of code points that take a tenth of the time.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -173,6 +173,25 @@ def pieces(text: str) -> Iterator[str]:
         yield text[start : border.start()]
         start = border.start()
     yield text[start:] if start else text
+
+
+def portions(
+    texts: Sequence[str], change: Callable[[str], str], characters: int
+) -> Iterator[tuple[list[int], list[str]]]:
+    """All texts, changed, in order, about `characters` at a time, with their numbers; cut where no word is."""
+    numbers: list[int] = []
+    some: list[str] = []
+    size = 0
+    for number, text in enumerate(texts):
+        for piece in pieces(text):
+            numbers.append(number)
+            some.append(change(piece))
+            size += len(piece)
+            if size >= characters:
+                yield numbers, some
+                numbers, some, size = [], [], 0
+    if some:
+        yield numbers, some
 
 
 def joined(items: list[str]) -> str:

@@ -4,14 +4,14 @@ Words are those of `words.py`, in lower case: in scripts without spaces each cha
 words is one of five characters there, as is usual for Japanese.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pretrain.data.words import WordTable, pieces
+from pretrain.data.words import WordTable, portions
 from pretrain.tokenizers.spans import mixed
 
 CHARACTERS_AT_ONCE = 1 << 22  # characters whose words are found at the same time
@@ -71,28 +71,11 @@ def word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.in
     """(W,) a hash for each word, in lower case; and (W,) the number of the text that it stands in."""
     hashes: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
     owners: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    for numbers, some in _portions(texts):
+    for numbers, some in portions(texts, str.lower, CHARACTERS_AT_ONCE):
         table = WordTable.of(some)
         hashes.append(table.hashes)
         owners.append(np.array(numbers, np.int64)[table.text])
     return np.concatenate(hashes), np.concatenate(owners)
-
-
-def _portions(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
-    """All texts in lower case and in order, about CHARACTERS_AT_ONCE at a time, with their numbers; long ones cut."""
-    numbers: list[int] = []
-    some: list[str] = []
-    size = 0
-    for number, text in enumerate(texts):
-        for piece in pieces(text):
-            numbers.append(number)
-            some.append(piece.lower())
-            size += len(piece)
-            if size >= CHARACTERS_AT_ONCE:
-                yield numbers, some
-                numbers, some, size = [], [], 0
-    if some:
-        yield numbers, some
 
 
 def folded(columns: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
