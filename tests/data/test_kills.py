@@ -73,7 +73,13 @@ def undisturbed(corpus, tmp_path_factory):
 @pytest.mark.parametrize("executor", [("shuffled",), ("pool", "1"), ("pool", "2"), ("pool", "8"), ("ray",)], ids=str)
 def test_any_executor_with_any_number_of_workers_gives_the_same_bytes(corpus, undisturbed, tmp_path, executor):
     finish(drive(tmp_path / "data", corpus, *executor))
-    assert content(tmp_path / "data") == undisturbed
+    assert differing(tmp_path / "data", undisturbed) == []
+
+
+def differing(data_dir, expected):
+    """The files that are missing, too many or of other bytes: names, for pytest would compare megabytes for minutes."""
+    found = content(data_dir)
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
 
 
 def workers_of(pid):
@@ -109,7 +115,7 @@ def test_killed_workers_change_no_byte_and_cost_a_shard_each(corpus, undisturbed
                 os.kill(chance.choice(victims), signal.SIGKILL)
                 done += 1
         finish(process)
-        assert content(data_dir) == undisturbed
+        assert differing(data_dir, undisturbed) == []
         assert redone(tmp_path / f"{data_dir.name}-marks") <= done - before
 
 
@@ -132,7 +138,7 @@ def test_a_killed_driver_goes_on_with_the_same_bytes_and_redoes_a_shard_at_most(
                 process.communicate()
                 done += 1
         finish(process)
-        assert content(data_dir) == undisturbed
+        assert differing(data_dir, undisturbed) == []
         assert redone(tmp_path / f"{data_dir.name}-marks") <= done - before
 
 
