@@ -1,12 +1,13 @@
-"""GPT-2: a decoder-only Transformer with learned positions (Radford et al. 2019).
+"""GPT-2: a decoder-only Transformer (Radford et al. 2019), with other positions and with experts where one wants them.
 
 https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
 
-Shapes: B rows, T positions, C width, H heads, D = C / H width of a head, V ids, S tokens in the cache.
+Shapes: B rows, T positions, C width, H heads, D = C / H width of a head, V ids, S tokens so far.
 """
 
 import math
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,13 @@ from annotated_types import Ge, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
+from pretrain.models.attending import Attend, causal_mask, document_mask
+from pretrain.models.experts import Experts, balanced
+from pretrain.models.key_value_cache import KeyValueCache, within_context
 from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy, positions_in
+from pretrain.models.positions import alibi_mask, alibi_slopes, rotary_angles, rotate, sinusoids
 
-# On CPUs, products written out beat the fused attention kernel up to about this many positions, backward above all.
-EXPLICIT_ATTENTION_UP_TO = 256
+Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
 
 
 class GPT(LanguageModel):
@@ -25,11 +29,13 @@ class GPT(LanguageModel):
 
     Args:
         vocab_size: ids.
-        context_length: tokens that it can see, one learned position each.
+        context_length: tokens that it can see.
         n_layer: blocks.
         n_head: attention heads a block.
         n_embd: width, a multiple of n_head.
         dropout: share of activations dropped in training.
+        positions: learned (GPT-2's own), sinusoidal, rotary, alibi, or none.
+        n_expert: feed-forward layers a block, of which each token passes n_active; 0: the one of GPT-2.
     """
 
     context_length: int
@@ -43,121 +49,150 @@ class GPT(LanguageModel):
         n_head: Annotated[int, Ge(1)],
         n_embd: Annotated[int, Ge(1), MultipleOf("n_head")],
         dropout: Annotated[float, Interval(ge=0, lt=1)],
+        positions: Positions = "learned",
+        n_expert: Annotated[int, Ge(0)] = 0,
+        n_active: Annotated[int, Ge(1)] = 2,
     ) -> None:
         super().__init__()
+        if n_expert and n_active > n_expert:
+            raise ConfigError(f"model.n_active={n_active} is more than model.n_expert={n_expert}; try {n_expert}")
+        if positions == "rotary" and n_embd // n_head % 2:
+            raise ConfigError(f"model.n_embd={n_embd} gives heads of odd width; rotary positions need an even one")
         self.vocab_size = vocab_size
         self.context_length = context_length
+        self.positions = positions
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
-        self.position_embedding = nn.Embedding(context_length, n_embd)
+        self.position_embedding = nn.Embedding(context_length, n_embd) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
+        self.blocks = nn.ModuleList(
+            Block(layer, n_embd, n_head, dropout, n_expert, n_active) for layer in range(n_layer)
+        )
         self.norm = nn.LayerNorm(n_embd)
+        self.n_head, self.head_width = n_head, n_embd // n_head
         self._initialise()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self._hidden(tokens, None)[0] @ self.token_embedding.weight.T  # (B, T, V)
+        return self._hidden(tokens) @ self.token_embedding.weight.T  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        hidden, _ = self._hidden(tokens, None)
-        return linear_cross_entropy(hidden, self.token_embedding.weight, targets), None
+        nats = linear_cross_entropy(self._hidden(tokens), self.token_embedding.weight, targets)
+        return balanced(nats, self), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
-        hidden, _ = self._hidden(tokens, None, documents)
-        return linear_cross_entropy(hidden, self.token_embedding.weight, targets)
+        hidden = self._hidden(tokens, documents=documents)
+        return balanced(linear_cross_entropy(hidden, self.token_embedding.weight, targets), self)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As LanguageModel.next_logits, for rows of one length; the state holds the keys and values of each layer.
+        """As LanguageModel.next_logits; the state holds the keys and values of each layer, and is used up.
 
-        Where the tokens outgrow context_length, the last half of it is read again as if the row began there.
+        Where a row outgrows context_length, the last half of it is read again as if the row began there.
         """
-        seen = torch.cat([state["tokens"], tokens], dim=1) if state else tokens
-        if seen.shape[1] > self.context_length:
-            kept = min(self.context_length, max(tokens.shape[1], self.context_length // 2))
-            seen = tokens = seen[:, -kept:]
-            state = None
-        hidden, cache = self._hidden(tokens, state or {})
-        return hidden[:, -1] @ self.token_embedding.weight.T, {"tokens": seen, **cache}
+        state, tokens, lengths = within_context(state, tokens, lengths, self.context_length)
+        cache = KeyValueCache(state, tokens, lengths, len(self.blocks), self.context_length)
+        last = cache.last(self._hidden(tokens, cache))  # (B, C)
+        return last @ self.token_embedding.weight.T, cache.grown()
 
-    def _hidden(self, tokens: Tensor, state: State | None, documents: Tensor | None = None) -> tuple[Tensor, State]:
-        """The last layer's output (B, T, C), and the cache that has grown by `tokens` (None: no cache is kept).
+    def _hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> Tensor:
+        """The last layer's output (B, T, C).
 
         Args:
+            cache: what the tokens see besides each other; it grows by them.
             documents: (B, T), which tokens see each other; without a cache only. None: all before them.
         """
-        past = state["keys"].shape[3] if state else 0
-        if past + tokens.shape[1] > self.context_length:
+        length = tokens.shape[1]
+        if cache is None and length > self.context_length:
             raise ConfigError(
-                f"a row of {past + tokens.shape[1]} tokens does not fit model.context_length={self.context_length}; "
+                f"a row of {length} tokens does not fit model.context_length={self.context_length}; "
                 f"try trainer.sequence_length={self.context_length}"
             )
         mask = None
-        positions = torch.arange(past, past + tokens.shape[1], device=tokens.device)
-        if documents is not None:
-            positions = positions_in(documents)  # (B, T)
-            mask = _causal(tokens.shape[1], tokens.shape[1], tokens.device) & (
-                documents[:, None, :, None] == documents[:, None, None, :]
-            )  # (B, 1, T, T)
-        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
-        keys, values = [], []
-        for layer, block in enumerate(self.blocks):
-            cached = (state["keys"][:, layer], state["values"][:, layer]) if state else None
-            x, (key, value) = block(x, cached, mask)
-            if state is not None:
-                keys.append(key)
-                values.append(value)
-        cache = {"keys": torch.stack(keys, 1), "values": torch.stack(values, 1)} if keys else {}
-        return self.norm(x), cache  # cache: (B, layers, H, S, D)
+        positions = torch.arange(length, device=tokens.device)[None]  # (1 or B, T)
+        if cache is not None:
+            positions, mask = cache.positions.clamp(max=self.context_length - 1), cache.mask()
+        elif documents is not None:
+            positions, mask = positions_in(documents), document_mask(documents)
+        x = self.token_embedding(tokens)  # (B, T, C)
+        angles = None
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        elif self.positions == "sinusoidal":
+            x = x + sinusoids(positions, x.shape[2]).to(x.dtype)
+        elif self.positions == "rotary":
+            angles = rotary_angles(positions[:, None], self.head_width)  # (1 or B, 1, T, D)
+        elif self.positions == "alibi":
+            # Only distances count, so that positions in the row do as well as those in the document.
+            total = cache.total if cache else length
+            visible = causal_mask(length, total, tokens.device)[None, None] if mask is None else mask
+            queries = cache.positions if cache else torch.arange(length, device=tokens.device)[None]
+            mask = alibi_mask(alibi_slopes(self.n_head).to(x), queries, visible)
+        seen = Seen(mask, angles, cache)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, seen)
+        hidden: Tensor = self.norm(x)
+        return hidden
 
     def _initialise(self) -> None:
         """GPT-2's: normal with 0.02, and what is added to the residual scaled down by the root of their number."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif parameter.dim() == 2:
-                scale = math.sqrt(2 * len(self.blocks)) if name.endswith("output.weight") else 1.0
+            elif parameter.dim() >= 2:
+                scale = math.sqrt(2 * len(self.blocks)) if name.endswith(("output.weight", "output")) else 1.0
                 nn.init.normal_(parameter, std=0.02 / scale)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What attention needs to know besides its input: who sees whom, how heads are turned, and what came before."""
+
+    mask: Tensor | None
+    angles: tuple[Tensor, Tensor] | None
+    cache: KeyValueCache | None
 
 
 class Block(nn.Module):
     """Attention, then a feed-forward layer of four times the width, each normalised before and added after."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+    def __init__(self, layer: int, n_embd: int, n_head: int, dropout: float, n_expert: int, n_active: int) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(n_embd)
-        self.attention = Attention(n_embd, n_head, dropout)
+        self.attention = Attention(layer, n_embd, n_head, dropout)
         self.feed_forward_norm = nn.LayerNorm(n_embd)
-        self.feed_forward = FeedForward(n_embd, dropout)
+        self.feed_forward: nn.Module = (
+            Experts(n_embd, 4 * n_embd, n_expert, n_active, gated=False) if n_expert else FeedForward(n_embd, dropout)
+        )
 
-    def forward(
-        self, x: Tensor, cached: tuple[Tensor, Tensor] | None, mask: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        attended, cache = self.attention(self.attention_norm(x), cached, mask)
-        x = x + attended
-        return x + self.feed_forward(self.feed_forward_norm(x)), cache
+    def forward(self, x: Tensor, seen: Seen) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), seen)
+        added: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return added
 
 
 class Attention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+    def __init__(self, layer: int, n_embd: int, n_head: int, dropout: float) -> None:
         super().__init__()
+        self.layer = layer
         self.n_head = n_head
-        self.dropout = dropout
         self.query_key_value = nn.Linear(n_embd, 3 * n_embd)
+        self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, cached: tuple[Tensor, Tensor] | None, mask: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, seen: Seen) -> Tensor:
         rows, length, width = x.shape
         heads = self.query_key_value(x).view(rows, length, 3, self.n_head, width // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        if cached is not None:
-            key, value = torch.cat([cached[0], key], dim=2), torch.cat([cached[1], value], dim=2)  # (B, H, S, D)
-        dropout = self.dropout if self.training else 0.0
-        attended = attend(query, key, value, dropout, mask)  # (B, H, T, D)
+        if seen.angles is not None:
+            query, key = rotate(query, seen.angles), rotate(key, seen.angles)
+        if seen.cache is not None:
+            key, value = seen.cache.extend(self.layer, key, value)  # (B, H, S, D)
+        attended = self.attend(query, key, value, seen.mask)  # (B, H, T, D)
         joined = attended.transpose(1, 2).reshape(rows, length, width)  # (B, T, C)
-        return F.dropout(self.output(joined), dropout), (key, value)
+        output: Tensor = self.dropout(self.output(joined))
+        return output
 
 
 class FeedForward(nn.Module):
@@ -172,31 +207,3 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.dropout(self.output(F.gelu(self.input(x), approximate="tanh")))
         return hidden
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) V, each query seeing the keys up to its own position, by the fastest path here.
-
-    Args:
-        query: (B, H, T, D), the last T positions of the keys'.
-        key, value: (B, H, S, D), S >= T.
-        mask: (B, 1, T, S), whether a query may see a key; None: all up to its own position.
-    """
-    length, total = query.shape[2], key.shape[2]
-    if query.device.type != "cpu" or total > EXPLICIT_ATTENTION_UP_TO:
-        if mask is None and length == total:
-            return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        if mask is None and length > 1:
-            mask = _causal(length, total, query.device)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)  # (B, H, T, S)
-    if mask is None and length > 1:
-        mask = _causal(length, total, query.device)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return F.dropout(scores.softmax(dim=3), dropout) @ value
-
-
-def _causal(length: int, total: int, device: torch.device) -> Tensor:
-    """(T, S): whether query t, the (S - T + t)-th position, may see key s."""
-    return torch.ones(length, total, dtype=torch.bool, device=device).tril(total - length)

@@ -10,14 +10,21 @@ import torch.nn.functional as F
 
 from pretrain import cli, config
 from pretrain.errors import ConfigError
-from pretrain.models.gpt import GPT, attend
+from pretrain.models.attending import Attend
+from pretrain.models.gpt import GPT
 from pretrain.models.language_model import IGNORED, LanguageModel, linear_cross_entropy
 
 V, B, T = 23, 3, 12
+SMALL = ["model.n_embd=16", "model.n_layer=2", "model.n_head=2", "model.context_length=16"]
 TINY = {
     "mlp": ["model.n_embd=8", "model.n_hidden=16"],
     "mlp of three": ["model.n_embd=8", "model.n_hidden=16", "model.context_length=3"],
-    "gpt_nano": ["model.n_embd=16", "model.n_layer=2", "model.n_head=2", "model.context_length=16"],
+    "gpt_nano": SMALL,
+    "gpt with sinusoidal positions": [*SMALL, "model.positions=sinusoidal"],
+    "gpt with rotary positions": [*SMALL, "model.positions=rotary"],
+    "gpt with alibi": [*SMALL, "model.positions=alibi"],
+    "gpt without positions": [*SMALL, "model.positions=none"],
+    "gpt of experts": [*SMALL, "model.n_expert=3"],
     "ngram": ["model.order=3"],
     "ngram of one": ["model.order=1"],
     "ngram with add_k": ["model.order=2", "model.smoothing=add_k"],
@@ -99,7 +106,7 @@ def test_an_untrained_model_loses_the_logarithm_of_the_vocabulary(name: str) -> 
 def test_a_model_overfits_one_tiny_batch(name: str) -> None:
     model = build(name).train()
     row = torch.randperm(V)[None, :T]  # no token twice, so that one token of context is enough
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(300):
         optimizer.zero_grad()
         model.token_losses(row[:, :-1], row[:, 1:])[0].mean().backward()
@@ -123,9 +130,10 @@ def test_a_row_longer_than_the_context_is_refused() -> None:
 def test_both_paths_of_attention_agree(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(2, 3, length, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4)
-    explicit = attend(query, key, value, 0.0)
-    monkeypatch.setattr("pretrain.models.gpt.EXPLICIT_ATTENTION_UP_TO", 0)
-    assert torch.allclose(explicit, attend(query, key, value, 0.0), atol=1e-6)
+    attend = Attend()
+    explicit = attend(query, key, value)
+    monkeypatch.setattr("pretrain.models.attending.EXPLICIT_UP_TO", 0)
+    assert torch.allclose(explicit, attend(query, key, value), atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [lambda nats: nats.sum(), lambda nats: (nats * torch.arange(10).view(2, 5)).sum()])
@@ -146,14 +154,28 @@ def test_the_fused_head_has_the_gradients_of_the_plain_one(
         assert torch.allclose(found, wanted, atol=1e-5)
 
 
-def test_rows_of_different_lengths_go_on_each_at_its_own_end() -> None:
-    model = build("mlp of three")
+def test_rows_of_different_lengths_go_on_each_at_its_own_end(model: LanguageModel) -> None:
+    """Five calls, which outgrow a context of 16 for the longest row: each row as if it were alone."""
+    rows = torch.randint(1, V, (B, 25), generator=torch.Generator().manual_seed(3))
+    lengths = [[2, 5, 3], [1, 1, 1], [4, 9, 1], [1, 1, 1], [2, 1, 2]]
+    state, ends = None, [0] * B
+    alone: list[dict[str, torch.Tensor] | None] = [None] * B
+    for count in lengths:
+        starts, ends = ends, [end + more for end, more in zip(ends, count, strict=True)]
+        new = torch.zeros(B, max(count), dtype=torch.long)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            new[row, : end - start] = rows[row, start:end]
+        logits, state = model.next_logits(new, torch.tensor(count), state)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            part = rows[row : row + 1, start:end]
+            expected, alone[row] = model.next_logits(part, torch.tensor([end - start]), alone[row])
+            assert torch.allclose(logits[row], expected[0], atol=1e-5)
+
+
+def test_rows_of_a_state_can_be_selected_and_repeated(model: LanguageModel) -> None:
     rows = tokens()
-    lengths = torch.tensor([2, 5, 3])
-    logits, state = model.next_logits(rows[:, :5], lengths)
-    again, _ = model.next_logits(rows[:, 7:8], torch.ones(B, dtype=torch.long), state)
-    for row, length in enumerate(lengths.tolist()):
-        alone = rows[row : row + 1, :length]
-        assert torch.allclose(logits[row], model(alone)[0, -1])
-        longer = torch.cat([alone, rows[row : row + 1, 7:8]], dim=1)
-        assert torch.allclose(again[row], model(longer[:, -3:])[0, -1])
+    _, state = model.next_logits(rows[:, :5], torch.full((B,), 5))
+    chosen = torch.tensor([2, 0, 2, 1])
+    branched = {name: tensor[chosen] for name, tensor in state.items()}
+    logits, _ = model.next_logits(rows[chosen, 5:6], torch.ones(4, dtype=torch.long), branched)
+    assert torch.allclose(logits, model(rows[chosen, :6])[:, -1], atol=1e-5)

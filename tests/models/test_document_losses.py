@@ -85,7 +85,7 @@ def test_both_paths_of_attention_keep_documents_apart(monkeypatch: pytest.Monkey
     settings = cli._composed("train", ["model=gpt_nano", *TINY["gpt_nano"]])
     gpt = config.build(config.Part(settings["model"]), vocab_size=V).eval()
     explicit = losses(gpt, ROWS)
-    monkeypatch.setattr("pretrain.models.gpt.EXPLICIT_ATTENTION_UP_TO", 0)
+    monkeypatch.setattr("pretrain.models.attending.EXPLICIT_UP_TO", 0)
     assert torch.allclose(explicit, losses(gpt, ROWS), atol=1e-5)
 
 
