@@ -290,9 +290,11 @@ def _train(
     if settings.tracker:
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
 
-    def save() -> None:
-        checkpoints.save(state, dict(update.model.state_dict()), update.state(), config, prepared.tokenizer)
+    def save(last: bool) -> None:
+        weights = dict(update.model.state_dict())
+        checkpoints.save(state, weights, update.state(), config, prepared.tokenizer, last=last)
 
+    checkpoints.prepare(dict(update.model.state_dict()), update.state())
     rhythm = Rhythm(settings.trainer.eval_every, settings.trainer.checkpoint_every)
     try:
         with training_progress(limits.progress(state)) as show_progress:
@@ -310,6 +312,7 @@ def _train(
     finally:
         for tracker in trackers:
             tracker.close()
+        checkpoints.wait()
 
 
 def _references(

@@ -8,11 +8,12 @@ runs/NAME/checkpoints/step_00000100/ model.safetensors update.safetensors state.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -67,37 +68,88 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run. They are written beside the training, which waits only while its tensors are copied.
 
     Args:
         run: the run's folder.
         keep: newest ones that stay; the one with the best validation loss stays as well.
+        keep_every: checkpoints at a multiple of this many steps stay too; None: no others.
     """
 
-    def __init__(self, run: Path, keep: int = 1) -> None:
+    def __init__(self, run: Path, keep: int = 1, keep_every: int | None = None) -> None:
         self.run = run
         self.folder = run / "checkpoints"
         self.keep = keep
+        self.keep_every = keep_every
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
+        self._copies: Future[dict[str, Tensor]] | None = None  # room for a copy of every tensor, in memory of the CPU
+
+    def prepare(self, weights: Mapping[str, Tensor], update: Mapping[str, Tensor]) -> None:
+        """Make room for the copies while the first steps run: memory that is touched first costs most of a copy."""
+        self._copies = self._writer.submit(_room, _joined(weights, update))
 
     def save(
-        self, state: TrainingState, weights: dict[str, Tensor], update: dict[str, Tensor], config: str, tokenizer: Path
+        self,
+        state: TrainingState,
+        weights: Mapping[str, Tensor],
+        update: Mapping[str, Tensor],
+        config: str,
+        tokenizer: Path,
+        *,
+        last: bool = False,
     ) -> None:
-        """Write a checkpoint under a temporary name, sync it, rename it, and only then name it the latest."""
+        """Write a checkpoint of what everything is now, after the one before it is written.
+
+        Args:
+            last: the tensors will not change any more: they are not copied, and the call returns when they are written.
+        Raises:
+            OSError: this one, or the one before it, could not be written; nothing of it is left.
+        """
+        self.wait()
+        content = json.dumps(asdict(state), indent=1, allow_nan=False)
+        if last:
+            self._write(state.step, content, weights, update, config, tokenizer)
+            return
+        tensors = _joined(weights, update)
+        copies = self._copies.result() if self._copies else _room(tensors)
+        if copies.keys() != tensors.keys():  # a state that has grown since, such as one that is carried from row to row
+            copies = _room(tensors)
+        torch._foreach_copy_([copies[name] for name in tensors], list(tensors.values()))
+        self._copies = Future()
+        self._copies.set_result(copies)
+        parts = ({name: copies[f"{part}/{name}"] for name in of} for part, of in (("0", weights), ("1", update)))
+        self._writing = self._writer.submit(self._write, state.step, content, *parts, config, tokenizer)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(
+        self,
+        step: int,
+        state: str,
+        weights: Mapping[str, Tensor],
+        update: Mapping[str, Tensor],
+        config: str,
+        tokenizer: Path,
+    ) -> None:
+        """Write under a temporary name, sync it, rename it, and only then name it the latest."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_partial()
-        final = self.folder / f"step_{state.step:08d}"
+        final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".{final.name}.tmp"
         temporary.mkdir()
         try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-                temporary / "model.safetensors",
-            )
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in update.items()},
-                temporary / "update.safetensors",
-            )
-            write_json(temporary / "state.json", asdict(state))
+            _save_tensors(weights, temporary / "model.safetensors")
+            _save_tensors(update, temporary / "update.safetensors")
+            (temporary / "state.json").write_text(state, "utf-8")
             (temporary / "config.yaml").write_text(config, "utf-8")
             shutil.copyfile(tokenizer, temporary / "tokenizer.json")
             sums = {file.name: checksum(file) for file in sorted(temporary.iterdir())}
@@ -115,7 +167,7 @@ class Checkpoints:
         self._name_latest(final.name)
         self._retire()
 
-    def newest(self, warn: Any) -> Checkpoint | None:
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; `warn` is told of damaged ones that were passed over.
 
         Raises:
@@ -149,7 +201,7 @@ class Checkpoints:
             return min(there, key=_validation_loss)
         found = [folder for folder in there if folder.name == f"step_{int(step):08d}"] if str(step).isdigit() else []
         if not found:
-            steps = ", ".join(str(int(folder.name.removeprefix("step_"))) for folder in there)
+            steps = ", ".join(str(_step(folder)) for folder in there)
             raise UsageError(f"the run {self.run} has no checkpoint of step={step}; it has {steps}, latest and best")
         return found[0]
 
@@ -174,7 +226,7 @@ class Checkpoints:
         folders = sorted(self.folder.glob("step_*"))
         best = min(folders, key=_validation_loss)
         for folder in folders[: -self.keep]:
-            if folder != best:
+            if folder != best and not (self.keep_every and _step(folder) % self.keep_every == 0):
                 shutil.rmtree(folder)
 
     def _remove_partial(self) -> None:
@@ -214,6 +266,26 @@ def _validation_loss(folder: Path) -> tuple[float, str]:
     except (OSError, ValueError, KeyError):
         loss = None
     return (float("inf") if loss is None else loss, folder.name)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _joined(weights: Mapping[str, Tensor], update: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": tensor for part, of in (("0", weights), ("1", update)) for name, tensor in of.items()}
+
+
+def _room(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros like `tensors`, in memory of the CPU that is touched, and that a GPU can write to directly."""
+    return {
+        name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).zero_()
+        for name, tensor in tensors.items()
+    }
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _sync(path: Path) -> None:

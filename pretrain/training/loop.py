@@ -55,7 +55,7 @@ def train(
     rhythm: Rhythm,
     *,
     validation: Validation,
-    save: Callable[[], None],
+    save: Callable[[bool], None],
     trackers: list[Tracker],
     show: Callable[[float, str], None],
     stop: Stop,
@@ -64,7 +64,7 @@ def train(
 
     Args:
         validation: measures the model on some tokens while it trains, and on all of them at the end.
-        save: writes a checkpoint of `state`.
+        save: writes a checkpoint of `state`; told whether it is the last one, which is waited for.
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and a short note, after each step.
     Returns:
@@ -94,7 +94,7 @@ def train(
                     },
                 )
             if (done or state.step % rhythm.checkpoint_every == 0) and saved < state.step:
-                save()
+                save(done)
                 saved = state.step
             if done:
                 return loss
@@ -135,7 +135,7 @@ def train(
                 )
     except Interrupted:
         if state.step > saved:
-            save()
+            save(True)
         raise
 
 

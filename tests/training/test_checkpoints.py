@@ -3,10 +3,12 @@
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from pretrain.errors import CheckpointError, UsageError
@@ -20,6 +22,7 @@ def save(checkpoints: Checkpoints, step: int, loss: float | None = None) -> None
     tokenizer.write_text('{"tokens": "' + "x" * 50 + '"}', "utf-8")
     state = TrainingState("fp32", 1, 2, step=step, validation_loss=loss)
     checkpoints.save(state, {"w": torch.full((3, 4), float(step))}, {"m": torch.ones(2)}, "seed: 1\n" * 10, tokenizer)
+    checkpoints.wait()
 
 
 @pytest.fixture
@@ -147,6 +150,83 @@ def test_the_newest_ones_and_the_best_stay(tmp_path: Path) -> None:
     assert checkpoints.find(4).name.endswith("4")
     with pytest.raises(UsageError, match="step=3; it has 2, 4, 5, latest and best"):
         checkpoints.find(3)
+
+
+def test_checkpoints_at_a_multiple_stay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every=3)
+    for step in range(1, 9):
+        save(checkpoints, step, float(step))  # the first is the best
+    assert [folder.name[-1] for folder in sorted(checkpoints.folder.iterdir())] == ["1", "3", "6", "8"]
+
+
+@pytest.fixture
+def slow_writer(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Tensors are written only when the event is set."""
+    allowed = threading.Event()
+
+    def waiting(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        assert allowed.wait(60)
+        safetensors.torch.save_file(tensors, path)
+
+    monkeypatch.setattr("pretrain.training.checkpoints.save_file", waiting)
+    return allowed
+
+
+def test_training_goes_on_while_a_checkpoint_of_what_was_is_written(
+    tmp_path: Path, slow_writer: threading.Event
+) -> None:
+    checkpoints, weight = Checkpoints(tmp_path), torch.ones(3)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    checkpoints.save(TrainingState("fp32", 1, 1, step=1), {"w": weight}, {}, "", tmp_path / "tokenizer.json")
+    weight += 1
+    assert not list(tmp_path.glob("checkpoints/step_*"))
+    slow_writer.set()
+    checkpoints.wait()
+    newest = checkpoints.newest(pytest.fail)
+    assert newest is not None
+    assert torch.equal(newest.weights["w"], torch.ones(3))
+
+
+def test_the_last_durable_checkpoint_stays_while_the_next_is_written(
+    tmp_path: Path, slow_writer: threading.Event
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    first, second = (TrainingState("fp32", 1, 1, step=step, validation_loss=3.0 - step) for step in (1, 2))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    slow_writer.set()
+    checkpoints.save(first, {"w": torch.ones(3)}, {}, "", tmp_path / "tokenizer.json")
+    checkpoints.wait()
+    slow_writer.clear()
+    checkpoints.save(second, {"w": torch.ones(3)}, {}, "", tmp_path / "tokenizer.json")
+    assert [folder.name for folder in tmp_path.glob("checkpoints/step_*")] == ["step_00000001"]
+    slow_writer.set()
+    checkpoints.wait()
+    assert [folder.name for folder in tmp_path.glob("checkpoints/step_*")] == ["step_00000002"]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_at_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pretrain.training.checkpoints.save_file", full)
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    state = TrainingState("fp32", 1, 1, step=1)
+    checkpoints.save(state, {"w": torch.ones(3)}, {}, "", tmp_path / "tokenizer.json")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(state, {"w": torch.ones(3)}, {}, "", tmp_path / "tokenizer.json")
+    assert not list(checkpoints.folder.iterdir())
+
+
+def test_the_last_checkpoint_needs_no_copy_of_the_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "_foreach_copy_", pytest.fail)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    checkpoints = Checkpoints(tmp_path)
+    state = TrainingState("fp32", 1, 1, step=1)
+    checkpoints.save(state, {"w": torch.ones(3)}, {}, "", tmp_path / "tokenizer.json", last=True)
+    assert checkpoints.find("latest").name == "step_00000001"
 
 
 def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
