@@ -28,8 +28,9 @@ from pretrain.reporting.tables import decimal, show_table
 from pretrain.sampling.generation import generate
 from pretrain.stopping import Stop
 from pretrain.tokenizers.loading import load
-from pretrain.tracking.console import ConsoleTracker, duration, say, training_progress, warn
+from pretrain.tracking.console import ConsoleTracker, duration, say, warn
 from pretrain.tracking.jsonl import Metrics, finite, read_metrics
+from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
 from pretrain.training.environment import environment
@@ -295,9 +296,12 @@ def _train(
         checkpoints.save(state, weights, update.state(), config, prepared.tokenizer, last=last)
 
     checkpoints.prepare(dict(update.model.state_dict()), update.state())
+    lines = {"uniform": math.log(update.model.vocab_size)}
+    if known := read_json(prepared.folder / "references.json"):
+        lines = named_references(known)
     rhythm = Rhythm(settings.trainer.eval_every, settings.trainer.checkpoint_every)
     try:
-        with training_progress(limits.progress(state)) as show_progress:
+        with training_panel(limits.progress(state), lines) as show_row:
             return train(
                 update,
                 state,
@@ -306,7 +310,7 @@ def _train(
                 validation=measure,
                 save=save,
                 trackers=trackers,
-                show=show_progress,
+                show=show_row,
                 stop=stop,
             )
     finally:

@@ -118,8 +118,9 @@ class Checkpoints:
         torch._foreach_copy_([copies[name] for name in tensors], list(tensors.values()))
         self._copies = Future()
         self._copies.set_result(copies)
-        parts = ({name: copies[f"{part}/{name}"] for name in of} for part, of in (("0", weights), ("1", update)))
-        self._writing = self._writer.submit(self._write, state.step, content, *parts, config, tokenizer)
+        of_model = {name: copies[f"0/{name}"] for name in weights}
+        of_update = {name: copies[f"1/{name}"] for name in update}
+        self._writing = self._writer.submit(self._write, state.step, content, of_model, of_update, config, tokenizer)
 
     def wait(self) -> None:
         """Until the last checkpoint is written.

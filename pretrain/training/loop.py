@@ -11,6 +11,7 @@ from pretrain.evaluation.loss import Loss, Validation
 from pretrain.stopping import Stop
 from pretrain.tracking.jsonl import finite
 from pretrain.training.checkpoints import TrainingState
+from pretrain.training.environment import memory_in_use
 from pretrain.training.updates import Update
 
 SKIPS_IN_A_ROW = 10  # steps without a finite loss and gradient after which a run stops
@@ -57,7 +58,7 @@ def train(
     validation: Validation,
     save: Callable[[bool], None],
     trackers: list[Tracker],
-    show: Callable[[float, str], None],
+    show: Callable[[float, dict[str, Any]], None],
     stop: Stop,
 ) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
@@ -66,7 +67,7 @@ def train(
         validation: measures the model on some tokens while it trains, and on all of them at the end.
         save: writes a checkpoint of `state`; told whether it is the last one, which is waited for.
         trackers: where a row of metrics goes.
-        show: told the share of the run that is done, and a short note, after each step.
+        show: told the share of the run that is done, and each row of metrics.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
@@ -75,6 +76,13 @@ def train(
     """
     saved = state.step
     loss = None
+
+    def log(metrics: dict[str, Any]) -> None:
+        row = {"step": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 3), **metrics}
+        for tracker in trackers:
+            tracker.log(row)
+        show(limits.progress(state), row)
+
     try:
         while True:
             done = limits.progress(state) >= 1
@@ -84,14 +92,12 @@ def train(
                 state.train_loss = finite(state.loss_sum / state.loss_steps) if state.loss_steps else None
                 state.validation_loss = finite(loss.mean)
                 state.loss_sum, state.loss_steps = 0.0, 0
-                _log(
-                    trackers,
-                    state,
+                log(
                     {
                         "val/loss": loss.mean,
                         "val/perplexity": loss.perplexity,
                         "val/bits_per_byte": validation.bits_per_byte(loss),
-                    },
+                    }
                 )
             if (done or state.step % rhythm.checkpoint_every == 0) and saved < state.step:
                 save(done)
@@ -114,20 +120,17 @@ def train(
                 state.skipped_in_a_row = 0
                 state.loss_sum += result.loss
                 state.loss_steps += 1
-            speed = result.tokens / seconds
-            _log(
-                trackers,
-                state,
+            log(
                 {
                     "train/loss": result.loss,
                     "train/perplexity": math.exp(min(result.loss, 700.0)),
                     "lr": result.lr,
                     "grad_norm": result.grad_norm,
-                    "tokens_per_second": round(speed, 1),
+                    "tokens_per_second": round(result.tokens / seconds, 1),
+                    "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
-                },
+                }
             )
-            show(limits.progress(state), f"loss {result.loss:.3f}  {speed:,.0f} tokens/s")
             if state.skipped_in_a_row == SKIPS_IN_A_ROW:
                 raise TrainingError(
                     f"loss {result.loss} and gradient norm {result.grad_norm} were not finite in {SKIPS_IN_A_ROW} "
@@ -137,9 +140,3 @@ def train(
         if state.step > saved:
             save(True)
         raise
-
-
-def _log(trackers: list[Tracker], state: TrainingState, metrics: dict[str, Any]) -> None:
-    row = {"step": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 3), **metrics}
-    for tracker in trackers:
-        tracker.log(row)
