@@ -173,7 +173,7 @@ def training_speed(stream: TokenStream) -> float:
     fastest = float("inf")
     for number in range(STEPS):
         started = time.perf_counter()
-        update.step(number, 0.0)
+        update.step(number, number, 0.0)
         fastest = min(fastest, time.perf_counter() - started)
     return batches.tokens / fastest
 

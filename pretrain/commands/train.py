@@ -295,6 +295,13 @@ def _train(
         weights = dict(update.model.state_dict())
         checkpoints.save(state, weights, update.state(), config, prepared.tokenizer, last=last)
 
+    def restore() -> TrainingState | None:
+        checkpoints.wait()
+        if checkpoint := checkpoints.newest(warn):
+            update.model.load_weights(checkpoint.weights)
+            update.load_state(checkpoint.update)
+        return checkpoint.state if checkpoint else None
+
     checkpoints.prepare(dict(update.model.state_dict()), update.state())
     lines = {"uniform": math.log(update.model.vocab_size)}
     if known := read_json(prepared.folder / "references.json"):
@@ -309,6 +316,7 @@ def _train(
                 rhythm,
                 validation=measure,
                 save=save,
+                restore=restore,
                 trackers=trackers,
                 show=show_row,
                 stop=stop,

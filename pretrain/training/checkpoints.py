@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -35,8 +35,9 @@ class TrainingState:
         loss_sum, loss_steps: training loss since the last evaluation.
         train_loss: its mean at the last evaluation.
         validation_loss: at the last evaluation, nats per token; None where infinite.
-    evaluated_step: the step of it.
+        evaluated_step: the step of it.
         skipped_steps: steps that left the model alone.
+        skipped_windows: [first, last) of batch numbers that are passed over, ascending, since a rollback each.
         precision: of the products, as chosen at the start.
         micro_batch: rows computed at once, as chosen at the start.
         threads: CPU threads.
@@ -55,6 +56,10 @@ class TrainingState:
     evaluated_step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    skipped_windows: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.skipped_windows = [(first, last) for first, last in self.skipped_windows]  # JSON has no tuples
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,10 @@ class Checkpoints:
             self._write(state.step, content, weights, update, config, tokenizer)
             return
         tensors = _joined(weights, update)
-        copies = self._copies.result() if self._copies else _room(tensors)
-        if copies.keys() != tensors.keys():  # a state that has grown since, such as one that is carried from row to row
-            copies = _room(tensors)
+        copies = self._copies.result() if self._copies else {}
+        # Some parts of a state grow, such as what is carried from row to row.
+        copies = {name: copy for name, copy in copies.items() if name in tensors and copy.shape == tensors[name].shape}
+        copies |= _room({name: tensor for name, tensor in tensors.items() if name not in copies})
         torch._foreach_copy_([copies[name] for name in tensors], list(tensors.values()))
         self._copies = Future()
         self._copies.set_result(copies)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pretrain.data.batches import batch_of_step
 from pretrain.errors import Interrupted, TrainingError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.stopping import Stop
@@ -14,7 +15,8 @@ from pretrain.training.checkpoints import TrainingState
 from pretrain.training.environment import memory_in_use
 from pretrain.training.updates import Update
 
-SKIPS_IN_A_ROW = 10  # steps without a finite loss and gradient after which a run stops
+SKIPS_IN_A_ROW = 10  # after which a run stops
+MOST_ROLLBACKS = 10  # likewise
 
 
 class Tracker(Protocol):
@@ -57,6 +59,7 @@ def train(
     *,
     validation: Validation,
     save: Callable[[bool], None],
+    restore: Callable[[], TrainingState | None],
     trackers: list[Tracker],
     show: Callable[[float, dict[str, Any]], None],
     stop: Stop,
@@ -66,13 +69,14 @@ def train(
     Args:
         validation: measures the model on some tokens while it trains, and on all of them at the end.
         save: writes a checkpoint of `state`; told whether it is the last one, which is waited for.
+        restore: brings the model back to its last checkpoint, and returns its state; None where there is none yet.
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and each row of metrics.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
         Interrupted: a signal came; the last full step is saved.
-        TrainingError: loss or gradient stayed NaN or infinite.
+        TrainingError: loss or gradient stayed NaN or infinite, or spikes came again and again.
     """
     saved = state.step
     loss = None
@@ -107,9 +111,14 @@ def train(
             stop.check()
 
             started = time.perf_counter()
-            result = update.step(state.step, limits.progress(state))
+            batch = batch_of_step(state.step, state.skipped_windows)
+            result = update.step(state.step, batch, limits.progress(state))
             seconds = time.perf_counter() - started
 
+            if result.rollback and (before := restore()):
+                window = _roll_back(state, before, batch)
+                log({"train/loss": result.loss, "spike": result.spike, "rolled_back_over_batches": window})
+                continue
             state.step += 1
             state.tokens += result.tokens
             state.seconds += seconds
@@ -129,14 +138,31 @@ def train(
                     "tokens_per_second": round(result.tokens / seconds, 1),
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
+                    "spike": result.spike,
                 }
             )
             if state.skipped_in_a_row == SKIPS_IN_A_ROW:
                 raise TrainingError(
-                    f"loss {result.loss} and gradient norm {result.grad_norm} were not finite in {SKIPS_IN_A_ROW} "
-                    f"steps up to step {state.step}; try a lower optimizer.lr or a longer schedule.warmup_steps"
+                    f"{SKIPS_IN_A_ROW} steps in a row up to step {state.step} were skipped, the last with loss "
+                    f"{result.loss} and gradient norm {result.grad_norm}; try a lower optimizer.lr or a longer "
+                    "schedule.warmup_steps"
                 )
     except Interrupted:
         if state.step > saved:
             save(True)
         raise
+
+
+def _roll_back(state: TrainingState, before: TrainingState, batch: int) -> tuple[int, int]:
+    """Set `state` to what it was `before`, with all batches since then up to `batch` passed over: [first, last)."""
+    if len(state.skipped_windows) == MOST_ROLLBACKS:
+        raise TrainingError(
+            f"the loss spiked again after {MOST_ROLLBACKS} rollbacks, at step {state.step + 1}; try a lower "
+            "optimizer.lr, or update.spike_action=skip"
+        )
+    window = (batch_of_step(before.step, state.skipped_windows), batch + 1)
+    windows, seconds = [*state.skipped_windows, window], state.seconds
+    for name, value in vars(before).items():
+        setattr(state, name, value)
+    state.skipped_windows, state.seconds = windows, seconds
+    return window

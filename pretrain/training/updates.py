@@ -6,12 +6,12 @@ What differs between kinds of models is the update; the loop is one.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
 from pretrain.training.optimizers import Optimizer
 from pretrain.training.schedules import Schedule
+from pretrain.training.stability import Action, SpikeGuard
 
 CARRIED = "carried."  # begins the names of the model's own state among the saved tensors
 TOKENS_OF_TRAIN_LOSS = 100_000  # a counting model's training loss is that of its first tokens
@@ -33,14 +34,18 @@ class StepResult:
     Attributes:
         loss: nats per token, before the step.
         tokens: that it read.
-        skipped: whether it left the model alone because loss or gradient was not finite.
+        spike: by how many standard deviations the loss or the gradient's norm stood out, where that was judged.
+        skipped: whether it left the model alone: loss or gradient was not finite, or a spike.
+        rollback: whether the run is to go back to its last checkpoint because of it.
     """
 
     loss: float
     tokens: int
     lr: float | None = None
     grad_norm: float | None = None
+    spike: float | None = None
     skipped: bool = False
+    rollback: bool = False
 
 
 class Update(Protocol):
@@ -55,8 +60,8 @@ class Update(Protocol):
         """Steps after which there is nothing left to learn from, or None."""
         ...
 
-    def step(self, number: int, progress: float) -> StepResult:
-        """Learn from batch `number`, when `progress` (0 to 1) of the run is done."""
+    def step(self, number: int, batch: int, progress: float) -> StepResult:
+        """Step `number`: learn from the batch number `batch`, when `progress` (0 to 1) of the run is done."""
         ...
 
     def state(self) -> dict[str, Tensor]: ...
@@ -73,8 +78,9 @@ class GradientUpdate:
         model: with fp32 parameters on the device.
         dtype: of the products.
         micro_batch: rows computed at once.
-        seed: of dropout, together with the step's number, so that a resumed run drops the same.
+        seed: of dropout, together with the batch's number, so that a resumed run drops the same.
         max_grad_norm: the gradient is scaled down to this norm where it is longer; 0 for no clipping.
+        spike_action, spike_threshold, spike_window: as in SpikeGuard.
     """
 
     def __init__(
@@ -89,6 +95,9 @@ class GradientUpdate:
         stop: Stop,
         *,
         max_grad_norm: Annotated[float, Ge(0)],
+        spike_action: Action = "off",
+        spike_threshold: Annotated[float, Gt(0)] = 8.0,
+        spike_window: Annotated[int, Ge(16)] = 128,
     ) -> None:
         self.model = model
         self.working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
@@ -100,20 +109,21 @@ class GradientUpdate:
         self.carried: list[State | None] = []  # of each micro-batch, what the model knows of the rows before
         self.stop = stop
         self.max_grad_norm = max_grad_norm
+        self.spikes = SpikeGuard(action=spike_action, threshold=spike_threshold, window=spike_window)
 
     def most_steps(self) -> int | None:
         return self.batches.most_batches
 
-    def step(self, number: int, progress: float) -> StepResult:
-        torch.manual_seed((self.seed * 1_000_003 + number) % 2**63)
+    def step(self, number: int, batch: int, progress: float) -> StepResult:
+        torch.manual_seed((self.seed * 1_000_003 + batch) % 2**63)
         weights = list(self.working.parameters())
         device = weights[0].device
-        rows = torch.from_numpy(self.batches[number]).to(device)  # (R, T + 1)
+        rows = torch.from_numpy(self.batches[batch]).to(device)  # (R, T + 1)
         gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         total = torch.zeros((), device=device)
         self.working.train()
         micros = torch.split(rows, self.micro_batch)
-        carried = self.carried if self.batches.goes_on(number) and self.carried else [None] * len(micros)
+        carried = self.carried if self.batches.goes_on(batch) and self.carried else [None] * len(micros)
         carried_on: list[State | None] = []
         for micro, state in zip(micros, carried, strict=True):
             self.stop.check()
@@ -126,7 +136,12 @@ class GradientUpdate:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         result = StepResult(float(total), self.batches.tokens, lr, float(norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
-            return StepResult(result.loss, result.tokens, lr, result.grad_norm, skipped=True)
+            return replace(result, skipped=True)
+        spike = self.spikes.score(result.loss, float(norm))
+        result = replace(result, spike=spike)
+        if self.spikes.refuses(spike):
+            return replace(result, skipped=True, rollback=self.spikes.action == "rollback")
+        self.spikes.take(result.loss, float(norm))
         if self.max_grad_norm and norm > self.max_grad_norm:
             torch._foreach_mul_(gradients, self.max_grad_norm / norm)
         self.optimizer.step(gradients, lr)
@@ -145,13 +160,14 @@ class GradientUpdate:
         states = [state for state in self.carried if state]
         names = states[0] if states else {}
         carried = {CARRIED + name: torch.cat([state[name] for state in states]) for name in names}
-        return self.optimizer.state() | carried
+        return self.optimizer.state() | self.spikes.state() | carried
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         rows = {name.removeprefix(CARRIED): tensor for name, tensor in state.items() if name.startswith(CARRIED)}
         device = next(self.working.parameters()).device
         pieces = {name: torch.split(tensor.to(device), self.micro_batch) for name, tensor in rows.items()}
         self.carried = [dict(zip(pieces, parts, strict=True)) for parts in zip(*pieces.values(), strict=True)]
+        self.spikes.load_state(state)
         self.optimizer.load_state({name: tensor for name, tensor in state.items() if not name.startswith(CARRIED)})
         self._refresh()
 
@@ -178,7 +194,7 @@ class CountUpdate:
     def most_steps(self) -> int:
         return 1
 
-    def step(self, number: int, progress: float) -> StepResult:
+    def step(self, number: int, batch: int, progress: float) -> StepResult:
         stream = self.batches.stream
         fit: Callable[[NDArray[Any], int], None] | None = getattr(self.model, "fit", None)
         if fit is None:

@@ -65,7 +65,7 @@ def test_a_state_is_carried_from_batch_to_batch_and_begins_anew_with_the_epoch(s
     model = recurrent()
     update = update_of(model, Batches(stream, 5, 4, seed=1, packing="contiguous"))
     for number in range(4):
-        update.step(number, 0.0)
+        update.step(number, number, 0.0)
     assert [state is None for state in model.given] == [True, True, False, False, False, False, True, True]
     assert not any(state["hidden"].requires_grad for state in model.given if state)
 
@@ -75,7 +75,7 @@ def test_a_step_on_a_carried_state_loses_what_the_whole_lane_loses(stream: Token
     model = recurrent()
     update = update_of(model, batches)
     update.optimizer.lr = 0.0
-    found = [update.step(number, 0.0).loss for number in range(3)]
+    found = [update.step(number, number, 0.0).loss for number in range(3)]
     lanes = torch.from_numpy(np.concatenate([batches[0], batches[1][:, 1:], batches[2][:, 1:]], axis=1))
     nats, _ = model.token_losses(lanes[:, :-1], lanes[:, 1:])
     assert found == pytest.approx([float(nats[:, i : i + 5].detach().mean()) for i in (0, 5, 10)], abs=1e-6)
@@ -85,15 +85,15 @@ def test_a_resumed_run_carries_on_the_saved_state(stream: TokenStream) -> None:
     batches = Batches(stream, 5, 4, seed=1, packing="contiguous")
     undisturbed = update_of(recurrent(), batches)
     for number in range(5):
-        undisturbed.step(number, 0.0)
+        undisturbed.step(number, number, 0.0)
     first = update_of(recurrent(), batches)
     for number in range(2):
-        first.step(number, 0.0)
+        first.step(number, number, 0.0)
     second = update_of(recurrent(), batches)
     second.model.load_state_dict(first.model.state_dict())
     second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
     for number in range(2, 5):
-        second.step(number, 0.0)
+        second.step(number, number, 0.0)
     for one, other in zip(undisturbed.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert undisturbed.state().keys() == second.state().keys()
@@ -103,12 +103,12 @@ def test_a_resumed_run_carries_on_the_saved_state(stream: TokenStream) -> None:
 def test_a_skipped_step_leaves_the_carried_state_alone(stream: TokenStream) -> None:
     model = recurrent()
     update = update_of(model, Batches(stream, 5, 4, seed=1, packing="contiguous"))
-    update.step(0, 0.0)
+    update.step(0, 0, 0.0)
     before = update.state()["carried.hidden"].clone()
     with torch.no_grad():
         kept = model.output.weight.clone()
         model.output.weight.fill_(torch.nan)
-    assert update.step(1, 0.0).skipped
+    assert update.step(1, 1, 0.0).skipped
     with torch.no_grad():
         model.output.weight.copy_(kept)
     assert torch.equal(update.state()["carried.hidden"], before)
@@ -118,7 +118,7 @@ def test_other_packings_carry_and_save_nothing(stream: TokenStream) -> None:
     model = recurrent()
     update = update_of(model, Batches(stream, 5, 4, seed=1))
     for number in range(3):
-        update.step(number, 0.0)
+        update.step(number, number, 0.0)
     assert model.given == [None] * 6
     assert not [name for name in update.state() if name.startswith("carried.")]
 
@@ -139,7 +139,7 @@ def test_packing_documents_trains_and_evaluates_without_a_look_across_their_bord
     tokens, targets = rows[:, :-1], rows[:, 1:]
     expected = float(model.document_losses(tokens, targets, documents_in(tokens, 0)).detach().mean())
     crossing = float(model.token_losses(tokens, targets)[0].detach().mean())
-    assert update_of(model, batches).step(0, 0.0).loss == pytest.approx(expected, abs=1e-5)
+    assert update_of(model, batches).step(0, 0, 0.0).loss == pytest.approx(expected, abs=1e-5)
     assert abs(expected - crossing) > 1e-3
 
     model = gpt()

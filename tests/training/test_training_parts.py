@@ -103,7 +103,7 @@ def test_the_first_limit_that_is_reached_ends_a_run() -> None:
 def test_accumulated_micro_batches_give_the_big_batchs_step(micro_batch: int, tmp_path: Path) -> None:
     whole, parts = gradient_update(tmp_path), gradient_update(tmp_path, micro_batch)
     for number in range(3):
-        one, other = whole.step(number, 0.0), parts.step(number, 0.0)
+        one, other = whole.step(number, number, 0.0), parts.step(number, number, 0.0)
         assert one.loss == pytest.approx(other.loss, abs=1e-6)
         assert one.grad_norm == pytest.approx(other.grad_norm, abs=1e-6)
     for name, weight in whole.model.state_dict().items():
@@ -112,7 +112,7 @@ def test_accumulated_micro_batches_give_the_big_batchs_step(micro_batch: int, tm
 
 def test_bf16_products_follow_fp32_weights(tmp_path: Path) -> None:
     update = gradient_update(tmp_path, dtype=torch.bfloat16)
-    losses = [update.step(0, 0.0).loss for _ in range(20)]
+    losses = [update.step(0, 0, 0.0).loss for _ in range(20)]
     assert losses[-1] < losses[0] - 0.3
     for weight, copy in zip(update.model.parameters(), update.working.parameters(), strict=True):
         assert weight.dtype == torch.float32
@@ -122,8 +122,8 @@ def test_bf16_products_follow_fp32_weights(tmp_path: Path) -> None:
 def test_a_gradient_longer_than_the_limit_is_scaled_down(tmp_path: Path) -> None:
     free, clipped = gradient_update(tmp_path), gradient_update(tmp_path)
     clipped.max_grad_norm = 1e-9
-    result = clipped.step(0, 0.0)
-    assert result.grad_norm == free.step(0, 0.0).grad_norm > 1e-9
+    result = clipped.step(0, 0, 0.0)
+    assert result.grad_norm == free.step(0, 0, 0.0).grad_norm > 1e-9
     mean = torch.cat([mean.flatten() for mean in clipped.optimizer.means])  # type: ignore[attr-defined]
     assert float(mean.norm()) == pytest.approx(0.1 * 1e-9, rel=1e-3)
 
@@ -131,11 +131,11 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down(tmp_path: Path) -> None
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_step_whose_gradient_is_not_finite_changes_nothing(poison: float, tmp_path: Path) -> None:
     update = gradient_update(tmp_path)
-    update.step(0, 0.0)
+    update.step(0, 0, 0.0)
     update.model.norm.bias.register_hook(lambda gradient: torch.full_like(gradient, poison))  # type: ignore[union-attr]
     weights = {name: weight.clone() for name, weight in update.model.state_dict().items()}
     state = {name: tensor.clone() for name, tensor in update.state().items()}
-    assert update.step(1, 0.0).skipped
+    assert update.step(1, 1, 0.0).skipped
     assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
     assert all(torch.equal(tensor, update.state()[name]) for name, tensor in state.items())
 
@@ -145,5 +145,5 @@ def test_a_signal_stops_before_the_next_micro_batch_and_changes_nothing(tmp_path
     weights = {name: weight.clone() for name, weight in update.model.state_dict().items()}
     update.stop._receive(15, None)
     with pytest.raises(Interrupted, match="SIGTERM"):
-        update.step(0, 0.0)
+        update.step(0, 0, 0.0)
     assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
