@@ -14,6 +14,8 @@ IGNORED = -1  # a target that is not scored
 
 # Logits that exist at once in linear_cross_entropy: what fits a CPU's cache, or 1 GB of a GPU in fp32.
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
+# Up to so many are kept for the backward pass instead of made again.
+LOGITS_KEPT = 2**20
 
 State = dict[str, Tensor]  # batch-first tensors, so that a caller can select and repeat rows
 
@@ -112,34 +114,50 @@ def _last(tokens: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return tokens.gather(1, places.clamp(max=tokens.shape[1] - 1)), kept
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def capped(logits: Tensor, soft_cap: float | None) -> Tensor:
+    """Logits of any shape pressed into (-soft_cap, soft_cap) by tanh, as in Gemma 2 (https://arxiv.org/abs/2408.00118).
+
+    Args:
+        soft_cap: None leaves them as they are.
+    """
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None = None) -> Tensor:
     """Cross-entropy of `targets` (B, T) in nats under the logits hidden @ weight.T, 0 where a target is IGNORED.
 
-    The logits are made chunk by chunk and made again in the backward pass, so that (B, T, V) never exists.
+    Where there are many, the logits are made chunk by chunk, and again in the backward pass, so that (B, T, V) never
+    exists; where there are few, keeping them is faster.
 
     Args:
         hidden: (B, T, C).
         weight: (V, C).
+        soft_cap: the logits are capped().
     """
-    nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten())  # type: ignore[no-untyped-call]  # torch's own is untyped
+    if targets.numel() * len(weight) <= LOGITS_KEPT:
+        logits = capped((hidden @ weight.T).float(), soft_cap)
+        kept = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        return kept.view(targets.shape)
+    nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), soft_cap)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return nats.view(targets.shape)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
         rows = _rows_at_once(weight)
         real = targets.clamp(min=0)
         nats, normalisers = [], []
         for chunk, target in zip(torch.split(hidden, rows), torch.split(real, rows), strict=True):
-            logits = (chunk @ weight.T).float()  # (rows, V)
+            logits = capped((chunk @ weight.T).float(), soft_cap)  # (rows, V)
             normalisers.append(logits.logsumexp(1))
             nats.append(normalisers[-1] - logits.gather(1, target[:, None])[:, 0])
         context.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
+        context.soft_cap = soft_cap
         return torch.cat(nats).masked_fill(targets == IGNORED, 0.0)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, targets, normalisers = context.saved_tensors
         scale = gradients[0].masked_fill(targets == IGNORED, 0.0)
         rows = _rows_at_once(weight)
@@ -147,13 +165,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             here = slice(start, start + rows)
             chunk, target, part = hidden[here], targets[here].clamp(min=0), scale[here, None]
-            # d nats / d logits = softmax - one-hot
-            of_logits = ((chunk @ weight.T).float() - normalisers[here, None]).exp_()
+            logits = capped((chunk @ weight.T).float(), context.soft_cap)
+            # d nats / d logits = softmax - one-hot, and d cap tanh(x / cap) / d x = 1 - tanh(x / cap)^2
+            of_logits = (logits - normalisers[here, None]).exp_()
             of_logits = of_logits.scatter_add_(1, target[:, None], torch.full_like(part, -1.0)).mul_(part)
+            if context.soft_cap is not None:
+                of_logits = of_logits.mul_(1 - (logits / context.soft_cap).square_())
             of_logits = of_logits.to(hidden.dtype)
             of_hidden[here] = of_logits @ weight
             of_weight += of_logits.T @ chunk
-        return of_hidden, of_weight.to(weight.dtype), None
+        return of_hidden, of_weight.to(weight.dtype), None, None
 
 
 def _rows_at_once(weight: Tensor) -> int:

@@ -3,7 +3,7 @@
 Shapes: B rows, T positions, V ids, K tokens seen, C width of an embedding.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +14,16 @@ from pretrain.models.language_model import LanguageModel
 
 
 class MLP(LanguageModel):
-    """Embeddings of the last tokens side by side, linear, ReLU, linear to the vocabulary.
+    """Embeddings of the last tokens side by side, linear, ReLU or tanh, linear to the vocabulary.
 
-    Unlike the paper's it has no direct connections from the embeddings to the output, and ReLU in place of tanh.
+    Unlike the paper's it has no direct connections from the embeddings to the output.
 
     Args:
         vocab_size: ids.
         context_length: tokens that it sees; with one it can learn what a bigram counts.
         n_embd: width of a token's embedding.
         n_hidden: width of the hidden layer.
+        activation: behind the hidden layer: relu, or the paper's tanh.
     """
 
     context_length: int
@@ -34,10 +35,12 @@ class MLP(LanguageModel):
         context_length: Annotated[int, Ge(1)],
         n_embd: Annotated[int, Ge(1)],
         n_hidden: Annotated[int, Ge(1)],
+        activation: Literal["relu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.context_length = context_length
+        self.activation = {"relu": torch.relu, "tanh": torch.tanh}[activation]
         self.embedding = nn.Embedding(vocab_size + 1, n_embd)  # the last one stands before the row's start
         self.hidden = nn.Linear(context_length * n_embd, n_hidden)
         self.output = nn.Linear(n_hidden, vocab_size)
@@ -45,8 +48,8 @@ class MLP(LanguageModel):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        padded = F.pad(tokens, (self.context_length - 1, 0), value=self.vocab_size)
-        windows = padded.unfold(1, self.context_length, 1)  # (B, T, K)
+        padded = F.pad(tokens, (self.context_length, 0), value=self.vocab_size)
+        windows = padded.unfold(1, self.context_length, 1)[:, 1:]  # (B, T, K); what is before the row alone is no input
         embedded = self.embedding(windows).flatten(2)  # (B, T, K C)
-        logits: Tensor = self.output(torch.relu(self.hidden(embedded)))
+        logits: Tensor = self.output(self.activation(self.hidden(embedded)))
         return logits

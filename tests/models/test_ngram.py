@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pretrain.errors import CheckpointError, DataError, TrainingError
 from pretrain.exporting.arpa import listed
-from pretrain.models import ngram, ngram_counts
+from pretrain.models import ngram, ngram_counts, ngram_runs
 from pretrain.models.language_model import IGNORED
 from pretrain.models.ngram import NGram
 from pretrain.models.ngram_arpa import arpa_tables
@@ -121,9 +121,9 @@ def test_counts_are_those_of_a_dictionary_in_every_order(texts, order, spread, p
     raw = dictionary_of(texts, order)
     preceding = Counter(gram[1:] for gram in raw if len(gram) > 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ngram_counts, "RUN", piece)
-        patch.setattr(ngram_counts, "BUCKET", piece)
-        patch.setattr(ngram_counts, "SAMPLES", 2)
+        patch.setattr(ngram_runs, "RUN", piece)
+        patch.setattr(ngram_runs, "BUCKET", piece)
+        patch.setattr(ngram_runs, "SAMPLES", 2)
         memory = 1 if on_disk else None
         counts = count_ngrams(tokens, order, vocab_size=vocab_size, end_of_text=EOT, memory_bytes=memory)
     expected = {}
@@ -414,7 +414,7 @@ def test_probabilities_sum_to_one_within_a_billionth_after_ten_thousand_contexts
 def test_a_hash_table_and_a_search_find_the_same(stream, order, monkeypatch):
     model, rows = fitted(stream, order=order), random_tokens(4, 50)
     hashed = model(rows), model.token_losses(rows[:, :-1], rows[:, 1:])[0]
-    model.tables.trie.slots = [np.zeros(0, np.int64)] * (order + 1)
+    model.tables.trie.slots = {}
     assert torch.equal(model(rows), hashed[0])
     assert torch.equal(model.token_losses(rows[:, :-1], rows[:, 1:])[0], hashed[1])
 
