@@ -227,7 +227,7 @@ class InspectConfig(RunsConfig):
 class ExportConfig(RunsConfig):
     run: str
     step: int | str
-    to: Literal["arpa", "nanogpt", "megatron"]
+    to: Literal["huggingface", "arpa", "nanogpt", "megatron"]
     path: str | None
 
 

@@ -10,6 +10,7 @@ from pretrain.config import ExportConfig
 from pretrain.data.token_files import write_megatron, write_nanogpt
 from pretrain.errors import UsageError
 from pretrain.exporting.arpa import write_arpa
+from pretrain.exporting.huggingface import write_huggingface
 from pretrain.models.ngram import NGram
 from pretrain.reporting.tables import show_table
 
@@ -26,7 +27,12 @@ def run(settings: ExportConfig) -> dict[str, Any]:
     """
     loaded = load_run(settings.run, settings.step, settings.runs_dir, torch.device("cpu"), "auto")
     path = Path(settings.path) if settings.path else loaded.folder / settings.to
-    holds = _write_model(loaded, path) if settings.to == "arpa" else _write_tokens(loaded, path, settings.to)
+    if settings.to == "huggingface":
+        holds = write_huggingface(loaded.model, loaded.tokenizer, path)
+    elif settings.to == "arpa":
+        holds = _write_ngrams(loaded, path)
+    else:
+        holds = _write_tokens(loaded, path, settings.to)
     return {
         "run": str(loaded.folder.absolute()),
         "step": loaded.state.step,
@@ -43,7 +49,7 @@ def show(results: list[dict[str, Any]]) -> None:
         show_table(result["path"], ["what", "how many"], rows)
 
 
-def _write_model(loaded: LoadedRun, path: Path) -> dict[str, int]:
+def _write_ngrams(loaded: LoadedRun, path: Path) -> dict[str, int]:
     if not isinstance(loaded.model, NGram):
         raise UsageError(f"to=arpa is for n-grams, and {loaded.folder} is a {type(loaded.model).__name__}")
     return {f"{n}-grams": count for n, count in enumerate(write_arpa(loaded.model, path), start=1)}
