@@ -7,15 +7,26 @@ mapping with a `_target_`; what it may hold is the signature of that target.
 import dataclasses
 import importlib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
 
-from annotated_types import Ge, Gt, Interval, MultipleOf
+from annotated_types import Ge, Gt, Interval
 
 from pretrain.errors import ConfigError
-from pretrain.schema import PACKAGE, described, fits, shown, signature, suggestion
+from pretrain.schema import (
+    PACKAGE,
+    described,
+    fits,
+    refuse_non_multiple,
+    refuse_objective,
+    refuse_other_names,
+    shown,
+    signature,
+    suggestion,
+    targets_in,
+)
 
 Part = NewType("Part", dict[str, Any])  # a mapping with `_target_`; {} where none is chosen
 Source = NewType("Source", Part)  # one that may hold SHARES as well
@@ -26,6 +37,8 @@ Format = Literal["table", "json"]
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
+
+NEXT_TOKEN = "pretrain.data.objectives.NextToken"  # what runs learned by before there was a choice
 
 # What every source may hold besides the settings of its target: how much of the training tokens come from it.
 SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
@@ -66,6 +79,7 @@ class TrainerSettings:
     eval_tokens: Count
     checkpoint_every: Count
     keep_checkpoints: Count
+    keep_every: Count | None
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,7 @@ class TrainConfig:
     trainer: TrainerSettings
     decoding: Part
     executor: Part
+    objective: Part = dataclasses.field(default_factory=lambda: Part({"_target_": NEXT_TOKEN}))
     tracker: Part = dataclasses.field(default_factory=lambda: Part({}))
 
     def __post_init__(self) -> None:
@@ -158,6 +173,7 @@ class TrainConfig:
             raise ConfigError(
                 f"trainer.micro_batch={self.micro_batch} does not divide the {self.rows} rows of a batch; try {nearest}"
             )
+        refuse_objective(self.objective["_target_"], self.model["_target_"], self.trainer.packing)
 
     @property
     def sequence_length(self) -> int:
@@ -220,7 +236,16 @@ class InspectConfig(RunsConfig):
     device: Device
     threads: Count | None
     precision: Precision
+    path: str | None
     view: Part
+    model: Part = dataclasses.field(default_factory=lambda: Part({}))  # it wins over the run's
+    objective: Part = dataclasses.field(default_factory=lambda: Part({}))  # whose ids a model may need to have
+    # What else a model's file sets is of no account here.
+    update: Any = dataclasses.field(default_factory=dict)
+    optimizer: Any = dataclasses.field(default_factory=dict)
+    schedule: Any = dataclasses.field(default_factory=dict)
+    trainer: Any = dataclasses.field(default_factory=dict)
+    sample: Any = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -314,7 +339,7 @@ def annotation_of(command: str, key: str) -> Any:
             annotation = SHARES[name]
         elif annotation in (Part, Source):
             folder = configs_dir().joinpath(parts[0])
-            found = [signature(target).get(name) for target in _targets(folder)]
+            found = [signature(target).get(name) for target in targets_in(folder)]
             annotation = next((parameter.annotation for parameter in found if parameter), None)
             return annotation if depth == len(parts) - 1 else None
         else:
@@ -322,32 +347,12 @@ def annotation_of(command: str, key: str) -> Any:
     return annotation
 
 
-def _targets(folder: Path) -> Iterator[str]:
-    for file in sorted(folder.rglob("*.yaml")):
-        for line in file.read_text("utf-8").splitlines():
-            if line.strip().startswith("_target_:"):
-                yield line.split(":", 1)[1].strip()
-
-
 def _check_fields(settings: Mapping[str, Any], schema: Any, prefix: str, known: list[str]) -> None:
     hints = typing.get_type_hints(schema, include_extras=True)
     optional = {field.name for field in dataclasses.fields(schema) if field.default_factory is not dataclasses.MISSING}
-    _check_names(settings, hints, hints.keys() - optional, prefix, known)
+    refuse_other_names(settings, hints, hints.keys() - optional, prefix, known)
     for key, value in settings.items():
         _check_value(value, hints[key], prefix + key, known)
-
-
-def _check_names(
-    settings: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str], prefix: str, known: list[str]
-) -> None:
-    allowed = list(allowed)
-    for key in settings:
-        if key not in allowed:
-            names = [prefix + name for name in allowed] + known
-            raise ConfigError(f"unknown setting {prefix}{key}{suggestion(prefix + key, names)}")
-    missing = sorted(set(required) - settings.keys())
-    if missing:
-        raise ConfigError(f"the setting {prefix}{missing[0]} is missing")
 
 
 def _check_value(value: Any, annotation: Any, key: str, known: list[str]) -> None:
@@ -380,21 +385,9 @@ def _check_part(value: Any, key: str, known: list[str]) -> None:
         raise ConfigError(f"unknown setting {key}.{unknown}{suggestion(f'{key}.{unknown}', known)}")
     parameters = signature(value["_target_"])
     required = [name for name, parameter in parameters.items() if parameter.required]
-    _check_names(settings, parameters, required, f"{key}.", known)
+    refuse_other_names(settings, parameters, required, f"{key}.", known)
     for name, item in settings.items():
         if item is not None or not parameters[name].supplied:
             _check_value(item, parameters[name].annotation, f"{key}.{name}", known)
     for name, parameter in parameters.items():
-        _check_multiple(settings, name, parameter.annotation, key)
-
-
-def _check_multiple(settings: Mapping[str, Any], name: str, annotation: Any, key: str) -> None:
-    """Refuse a setting that is not the multiple of another one that its annotation says it is."""
-    for constraint in getattr(annotation, "__metadata__", ()):
-        if isinstance(constraint, MultipleOf):
-            value, other = settings[name], settings[str(constraint.multiple_of)]
-            if value % other:
-                nearest = max(1, round(value / other)) * other
-                raise ConfigError(
-                    f"{key}.{name}={value} is not a multiple of {key}.{constraint.multiple_of}={other}; try {nearest}"
-                )
+        refuse_non_multiple(settings, name, parameter.annotation, key)

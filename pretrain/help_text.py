@@ -49,7 +49,7 @@ def command(name: str) -> str:
     lines += ["", "settings (key=value):"]
     rows = _settings((configs_dir() / f"{name}.yaml").read_text("utf-8"), "")
     for group, choice in chosen.items():
-        if group != "data/recipe":
+        if group != "data/recipe" and choice != "null":
             rows += _choice(group, choice)
     return "\n".join(lines + _wrapped(_merged(rows)))
 

@@ -9,7 +9,7 @@ import ast
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,14 @@ def signature(target: str) -> dict[str, Parameter]:
             return _parameters(node.args)
     names = [node.name for node in ast.parse(source.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
     raise ConfigError(f"_target_={target} does not exist{suggestion(target, [f'{module}.{name}' for name in names])}")
+
+
+def targets_in(folder: Path) -> Iterator[str]:
+    """Every `_target_` in the YAML files of a folder and those inside it."""
+    for file in sorted(folder.rglob("*.yaml")):
+        for line in file.read_text("utf-8").splitlines():
+            if line.strip().startswith("_target_:"):
+                yield line.split(":", 1)[1].strip()
 
 
 def _parameters(arguments: ast.arguments) -> dict[str, Parameter]:
@@ -129,6 +137,61 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 def _within(value: Any, constraint: Any) -> bool:
     bounds = {name: getattr(constraint, name, None) for name in _BOUNDS}
     return all(bound is None or _BOUNDS[name][0](value, bound) for name, bound in bounds.items())
+
+
+def refuse_non_multiple(settings: Mapping[str, Any], name: str, annotation: Any, key: str) -> None:
+    """Refuse a setting of the part `key` that is not the multiple of another one that its annotation says it is.
+
+    Raises:
+        ConfigError: it is not; the message has the nearest value that is.
+    """
+    for constraint in getattr(annotation, "__metadata__", ()):
+        if isinstance(constraint, MultipleOf):
+            value, other = settings[name], settings[str(constraint.multiple_of)]
+            if value % other:
+                nearest = max(1, round(value / other)) * other
+                raise ConfigError(
+                    f"{key}.{name}={value} is not a multiple of {key}.{constraint.multiple_of}={other}; try {nearest}"
+                )
+
+
+def refuse_other_names(
+    settings: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str], prefix: str, known: list[str]
+) -> None:
+    """Refuse settings whose names are not `allowed`, and the lack of one that is required.
+
+    Args:
+        prefix: before the names in the message.
+        known: names elsewhere in the config, of which the nearest may be what was meant.
+    """
+    allowed = list(allowed)
+    for key in settings:
+        if key not in allowed:
+            names = [prefix + name for name in allowed] + known
+            raise ConfigError(f"unknown setting {prefix}{key}{suggestion(prefix + key, names)}")
+    missing = sorted(set(required) - settings.keys())
+    if missing:
+        raise ConfigError(f"the setting {prefix}{missing[0]} is missing")
+
+
+def refuse_objective(objective: str, model: str, packing: str) -> None:
+    """Refuse the target of an objective that a model or a packing does not go with.
+
+    Raises:
+        ConfigError: rows get a separator, of which the model's signature knows nothing, or must be in the text's order.
+    """
+    if "separator" not in signature(objective):
+        return
+    if "special_ids" not in signature(model):
+        raise ConfigError(
+            f"{objective} makes a source and a target of a row, which {model} cannot tell apart; "
+            "try model=encoder_decoder"
+        )
+    if packing != "stream":
+        raise ConfigError(
+            f"trainer.packing={packing} needs rows in the text's order, which {objective} does not leave; "
+            "try trainer.packing=stream"
+        )
 
 
 _KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}

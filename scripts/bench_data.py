@@ -2,11 +2,13 @@
 
     python scripts/bench_data.py [speed] [executors] [memory] [documents] [--large 10G]
 
-Without names, all of them; `--large` also sends one corpus of that size through the default recipe. Corpora are made by
-generate_corpus.py in a temporary folder (about 6 GB of disk; ten times the corpus for --large).
+Without names, all of them; `--large` also sends one corpus of that size through the default recipe, and tells the peak
+of each step. Corpora are made by generate_corpus.py in a temporary folder (about 6 GB of disk; ten times the corpus for
+--large).
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import random
@@ -19,12 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from generate_corpus import documents
-from processes import Peak
+from processes import Held, Peak
 
 from pretrain.data.collect import collect_sources
 from pretrain.data.executors import Executor, Pool, Ray, Serial
 from pretrain.data.filters.gopher import GopherRepetition
-from pretrain.data.running import run_stage
+from pretrain.data.manifests import MANIFEST
+from pretrain.data.running import SKETCHES, run_stage
 from pretrain.data.sources.files import Files
 from pretrain.data.sources.reading import Limits
 from pretrain.data.stages import Built, Silent, Workspace
@@ -50,7 +53,9 @@ def main() -> None:
         for name in options.parts or parts:
             parts[name](Path(folder))
         if options.large:
-            print(f"corpus of {options.large}: {pipeline(Path(folder), options.large)}")
+            told, steps = pipeline(Path(folder), options.large)
+            print(f"corpus of {options.large}: {told}")
+            show_steps(steps)
 
 
 def speed(folder: Path) -> None:
@@ -90,7 +95,7 @@ def executors(folder: Path) -> None:
 def memory_by_corpus(folder: Path) -> None:
     """The peak of all processes while corpora of growing size pass the default recipe."""
     for size in ("250M", "500M", "1G"):
-        print(f"corpus of {size:<19}{pipeline(folder, size)}")
+        print(f"corpus of {size:<19}{pipeline(folder, size)[0]}")
 
 
 def memory_by_document(folder: Path) -> None:
@@ -109,7 +114,7 @@ def memory_by_document(folder: Path) -> None:
             print(
                 f"{megabytes:3} MB of {kind:<20}{slowest['seconds']:6.1f} s in {slowest['name']:<18}"
                 f"{largest['peak_memory'] / 1e6:6.0f} MB in {largest['name']:<18}"
-                f"all {peak / 1e6:6.0f} MB  (at most {most} a stage)"
+                f"all {peak.bytes / 1e6:6.0f} MB  (at most {most} a stage)"
             )
 
 
@@ -128,27 +133,57 @@ def large_documents(size: int) -> list[tuple[str, str]]:
     ]
 
 
-def pipeline(folder: Path, size: str) -> str:
+def pipeline(folder: Path, size: str) -> tuple[str, dict[str, Held]]:
+    """A corpus of `size` from file to token shards: what to print of it, and the most that was held in each step."""
     corpus = generated(folder, size)
-    result, seconds, peak = built(folder / f"data-{size}", ["data=files", f"data.paths=[{corpus}]"])
+    words = ["data=files", f"data.paths=[{corpus}]", f"executor.workers={WORKERS}"]
+    result, seconds, peak = built(folder / f"data-{size}", words)
     corpus_bytes = corpus.stat().st_size
     corpus.unlink()
     kept = result["stages"][-1]["documents_out"] / result["stages"][0]["documents_in"]
-    return (
-        f"{peak / 1e6:8.0f} MB at the peak, {seconds:.0f} s, {corpus_bytes / seconds / 1e6:.1f} MB/s, {kept:.1%} kept"
-    )
+    speed = corpus_bytes / seconds / 1e6
+    told = f"{peak.bytes / 1e6:8.0f} MB at the peak, {seconds:.0f} s, {speed:.1f} MB/s, {kept:.1%} kept"
+    return told, peak.by_phase
 
 
-def built(data_dir: Path, words: list[str]) -> tuple[dict[str, list[dict[str, float]]], float, int]:
-    """Run `pretrain data`: its result, seconds, and the peak memory of all its processes in bytes."""
+def show_steps(steps: dict[str, Held]) -> None:
+    """The most that was held in each step: of all processes, of the program itself and of each worker."""
+    print(f"{'MB at the peak of':<36}{'all':>6}{'driver':>8}{'of files':>10}  workers")
+    for step, held in steps.items():
+        workers = "".join(f"{size / 1e6:6.0f}" for size in held.others)
+        print(f"{step:<36}{held.bytes / 1e6:6.0f}{held.first / 1e6:8.0f}{held.of_files / 1e6:10.0f}{workers}")
+
+
+def built(data_dir: Path, words: list[str]) -> tuple[dict[str, list[dict[str, float]]], float, Peak]:
+    """Run `pretrain data`: its result, seconds, and the memory of all its processes."""
     command = [sys.executable, "-m", "pretrain", "data", "format=json", f"data_dir={data_dir}", *words]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = Peak(process.pid)
+    peak = Peak(process.pid, lambda: step_of(data_dir))
     out, said = process.communicate()
     if process.returncode:
         raise SystemExit(said)
-    return json.loads(out), time.perf_counter() - started, peak.bytes
+    return json.loads(out), time.perf_counter() - started, peak
+
+
+def step_of(data_dir: Path) -> str:
+    """What a build in `data_dir` is at: the result into whose folder something was written last."""
+    last, step = 0, "start"
+    for kind in ("stages/*", f"stages/*/{SKETCHES}", "tokenizers/*", "tokens/*"):
+        for folder in data_dir.glob(kind):
+            with contextlib.suppress(OSError):  # it was removed meanwhile
+                written = folder.stat().st_mtime_ns
+                if written >= last:
+                    last, step = written, _step(folder)
+    return step
+
+
+def _step(folder: Path) -> str:
+    if folder.name == SKETCHES:
+        return f"{_step(folder.parent)}: compare"
+    if folder.parent.name == "tokens":
+        return "report" if (folder / MANIFEST).exists() else "tokenize"
+    return "tokenizer" if folder.parent.name == "tokenizers" else folder.name.rpartition("-")[0]
 
 
 def generated(folder: Path, size: str) -> Path:

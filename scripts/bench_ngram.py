@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "en"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 ORDER, VOCAB = 5, 16_384
+MEMORY_BYTES = 100_000_000  # of the model that is larger than memory
 
 # Scores each line of a file, <s> and </s> around it: the float64 sum of log10, words with </s>, and CPU seconds.
 KENLM = """
@@ -62,9 +64,13 @@ def main() -> None:
     parser.add_argument("--lmplz", type=Path)
     parser.add_argument("--build-binary", type=Path)
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)  # this process only fits, and tells its peak
+    parser.add_argument("--fit-on-disk", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit:
         _fit_alone(arguments.fit)
+        return
+    if arguments.fit_on_disk:
+        _fit_on_disk(arguments.fit_on_disk)
         return
     with tempfile.TemporaryDirectory() as folder:
         if arguments.novels.exists():
@@ -84,6 +90,7 @@ def _novels(arguments: argparse.Namespace, folder: Path) -> None:
     fits = json.loads(alone.stdout)
     _row("fit, best of three", f"{len(tokens) / min(fits['seconds']) / 1e6:.2f} M tokens/s", "6 at least")
     _row("peak memory of the process after its first fit", f"{fits['peak_bytes'] / 1e9:.2f} GB", "1 at most")
+    _larger_than_memory(tokens, folder / "many_tokens.bin")
 
     model = NGram(VOCAB, order=ORDER, smoothing="kneser_ney", k=1.0)
     model.fit(training, 0)
@@ -175,6 +182,54 @@ def _fit_alone(stream: Path) -> None:
         seconds.append(time.perf_counter() - started)
         peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+
+
+def _larger_than_memory(tokens: np.ndarray, path: Path) -> None:
+    """Three times the tokens; in the second and third a tenth is replaced by others from anywhere in the text."""
+    generator, parts = np.random.default_rng(0), [tokens]
+    for _ in range(2):
+        changed = tokens[1:].copy()
+        some = np.flatnonzero((generator.random(len(changed)) < 0.1) & (changed != 0))[:-1]
+        changed[some] = generator.choice(tokens[tokens != 0], len(some))
+        parts.append(changed)
+    np.concatenate(parts).tofile(path)
+    alone = subprocess.run(
+        [sys.executable, __file__, "--fit-on-disk", path], capture_output=True, text=True, check=True
+    )
+    found = json.loads(alone.stdout)
+    name = f"{found['tokens']:,} tokens with memory_bytes={MEMORY_BYTES:,}"
+    _row(f"{name}: fit", f"{found['tokens'] / found['seconds'] / 1e6:.2f} M tokens/s", "")
+    _row("its anonymous memory at most, the start aside", f"{found['peak_bytes'] / 1e6:.0f} MB", "400 at most")
+    _row("its batch scoring", f"{found['scored'] / found['scoring_seconds'] / 1e6:.2f} M tokens/s", "")
+    path.unlink()
+
+
+def _fit_on_disk(stream: Path) -> None:
+    tokens, before, peak, fitted = np.memmap(stream, np.uint16, mode="r"), _anonymous_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not fitted.wait(0.005):
+            peak = max(peak, _anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    model = NGram(VOCAB, order=ORDER, smoothing="kneser_ney", k=1.0, memory_bytes=MEMORY_BYTES)
+    started = time.perf_counter()
+    model.fit(tokens, 0)
+    seconds = time.perf_counter() - started
+    fitted.set()
+    watcher.join()
+    some = tokens[: 2**20]
+    scoring = _best(lambda: model.stream_losses(some))
+    found = {"tokens": len(tokens), "seconds": seconds, "peak_bytes": peak - before}
+    print(json.dumps(found | {"scored": len(some) - 1, "scoring_seconds": scoring}))
+
+
+def _anonymous_bytes() -> int:
+    """Of this process, as Linux tells: what is not a file's, and so cannot be dropped from memory."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def _encoded(path: Path) -> Any:

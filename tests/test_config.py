@@ -14,7 +14,12 @@ OPTIONS = [(group, option) for group in help_text.groups() for option in help_te
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_is_accepted(group: str, option: str) -> None:
-    words = {"files": ["data.paths=[a]"], "pretrained": ["tokenizer.path=a.json"]}.get(option, [])
+    words = {
+        "files": ["data.paths=[a]"],
+        "pretrained": ["tokenizer.path=a.json"],
+        "span_corruption": ["model=encoder_decoder"],
+        "reversal": ["model=encoder_decoder"],
+    }.get(option, [])
     command = "inspect" if group == "view" else "train"
     settings = cli._composed(command, [f"{group}={option}", *words])
     assert isinstance(config.parse(settings, config.SCHEMAS[command]), config.SCHEMAS[command])

@@ -32,7 +32,7 @@ def test_the_readmes_commands_are_found() -> None:
 
 def test_the_readme_lists_every_group_and_option() -> None:
     table = {
-        match[1]: set(re.findall(r"`(\w+)`", match[2]))
+        match[1]: set(re.findall(r"`([\w.]+)`", match[2]))
         for match in re.finditer(r"^\| `([\w/]+)` \| (.*?) \|", README, re.M)
     }
     assert table == {group: set(help_text.options(group)) for group in help_text.groups()}

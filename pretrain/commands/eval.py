@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from pretrain.commands.loading import load_run, run_tokens
-from pretrain.commands.train import named_references
+from pretrain.commands.train import OTHER_TARGETS, named_references
 from pretrain.config import EvalConfig
 from pretrain.data.manifests import read_json
-from pretrain.evaluation.loss import Validation
+from pretrain.data.shards import TokenStream
+from pretrain.evaluation.loss import Loss, Validation
 from pretrain.reporting.tables import decimal, show_table
 from pretrain.stopping import Stop
 from pretrain.tracking.jsonl import finite
@@ -34,7 +35,7 @@ def show(results: list[Any]) -> None:
         figures = [result["loss"], result["perplexity"]]
         bits = [result[f"bits_per_{unit}"] for unit in ("byte", "character", "word")]
         name = f"{Path(result['run']).name}, step {result['step']:,}"
-        score = figures[0] is None and "unseen" not in result
+        score = "unseen" not in result
         shown = [decimal(figures[0], score=score), decimal(figures[1], 2, score=score)]
         rows.append([name, *shown, *(decimal(value, score=score) for value in bits)])
         for reference, loss in named_references(result["references"]).items():
@@ -44,6 +45,8 @@ def show(results: list[Any]) -> None:
     for result in flat:
         if unseen := result.get("unseen"):
             print(f"{Path(result['run']).name}: inf, {unseen['targets']:,} of {unseen['of']:,} targets unseen")
+        if set(result["references"]) == {"uniform"}:
+            print(f"{Path(result['run']).name}: {OTHER_TARGETS}")
 
 
 def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
@@ -51,19 +54,26 @@ def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
     stream = run_tokens(loaded, "validation")
     row = loaded.settings.sequence_length
     apart = loaded.settings.trainer.packing == "documents"
-    measure = Validation(stream, row, settings.eval.stride or max(1, row // 2), len(stream), Stop(), apart)
+    stride = settings.eval.stride or max(1, row // 2)
+    measure = Validation(stream, row, stride, len(stream), Stop(), apart, loaded.other_objective)
     loss = measure.loss(loaded.model, whole=True)
     result: dict[str, Any] = {
         "run": str(loaded.folder.absolute()),
         "step": loaded.state.step,
         "loss": finite(loss.mean),
         "perplexity": finite(loss.perplexity),
-        "bits_per_byte": finite(loss.bits_per(stream.bytes)),
-        "bits_per_character": finite(loss.bits_per(stream.characters)),
-        "bits_per_word": finite(loss.bits_per(stream.words)) if stream.words else None,
+        **{f"bits_per_{unit}": bits for unit, bits in _bits(loss, stream, measure).items()},
         "tokens": loss.tokens,
         "references": read_json(loaded.folder / "references.json") or {},
     }
     if loss.unseen:
         result["unseen"] = {"targets": loss.unseen, "of": loss.tokens}
     return result
+
+
+def _bits(loss: Loss, stream: TokenStream, measure: Validation) -> dict[str, float | None]:
+    """Bits per byte, character and word of the text; None where there are no words, or other targets than the text."""
+    units = {"byte": stream.bytes, "character": stream.characters, "word": stream.words}
+    if measure.objective is not None:
+        return dict.fromkeys(units)
+    return {unit: finite(loss.bits_per(count)) if count or unit != "word" else None for unit, count in units.items()}

@@ -25,7 +25,7 @@ def run(settings: ExportConfig) -> dict[str, Any]:
         UsageError: the model has no such form.
         DataError: the run's tokens are gone, or do not fit the format.
     """
-    loaded = load_run(settings.run, settings.step, settings.runs_dir, torch.device("cpu"), "auto")
+    loaded = load_run(settings.run, settings.step, settings.runs_dir, torch.device("cpu"), "fp32")
     path = Path(settings.path) if settings.path else loaded.folder / settings.to
     if settings.to == "huggingface":
         holds = write_huggingface(loaded.model, loaded.tokenizer, path)

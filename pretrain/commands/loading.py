@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 
-from pretrain.commands.train import build_model, saved_settings
+from pretrain.commands.run_folder import saved_settings
+from pretrain.commands.train import build_model, build_objective
 from pretrain.config import TrainConfig, parse
 from pretrain.data.manifests import checksum, read_json
+from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.models.language_model import LanguageModel
@@ -31,6 +33,12 @@ class LoadedRun:
     state: TrainingState
     tokenizer: Tokenizer
     model: LanguageModel
+    objective: Objective
+
+    @property
+    def other_objective(self) -> Objective | None:
+        """The objective, where it is not to predict the next token."""
+        return None if self.objective.in_order else self.objective
 
 
 def load_run(name: str, step: int | str, runs_dir: str, device: torch.device, precision: str) -> LoadedRun:
@@ -53,12 +61,13 @@ def load_run(name: str, step: int | str, runs_dir: str, device: torch.device, pr
     if written is not None and written["tokenizer"] != checksum(tokenizer_file):
         raise DataError(f"{tokenizer_file} is not the tokenizer that {folder} was trained with")
     tokenizer = load(tokenizer_file)
-    model = build_model(settings.model, tokenizer.vocab_size)
+    objective = build_objective(settings, tokenizer.vocab_size, tokenizer.end_of_text)
+    model = build_model(settings.model, tokenizer.vocab_size, objective.special_ids)
     model.load_weights(checkpoint.weights)
     dtype = DTYPES[checkpoint.state.precision if precision == "auto" else precision]
     if any(parameter.is_floating_point() for parameter in model.parameters()):
         model.to(dtype)
-    return LoadedRun(folder, settings, checkpoint.state, tokenizer, model.to(device).eval())
+    return LoadedRun(folder, settings, checkpoint.state, tokenizer, model.to(device).eval(), objective)
 
 
 def run_tokens(loaded: LoadedRun, split: str) -> TokenStream:

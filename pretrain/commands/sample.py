@@ -20,7 +20,7 @@ def run(settings: SampleConfig) -> list[dict[str, Any]]:
     loaded = load_run(settings.run, settings.step, settings.runs_dir, device, settings.precision)
     continuations = generate(
         loaded.model,
-        [loaded.tokenizer.end_of_text, *loaded.tokenizer.encode(prompt)],
+        loaded.objective.prompt(prompt, loaded.tokenizer.encode),
         n=settings.n,
         max_tokens=settings.max_tokens,
         decoding=build(settings.decoding),
@@ -28,21 +28,23 @@ def run(settings: SampleConfig) -> list[dict[str, Any]]:
         end_of_text=loaded.tokenizer.end_of_text,
         device=device,
     )
+    texts = [loaded.tokenizer.decode(continuation.tokens) for continuation in continuations]
     return [
         {
             "prompt": prompt,
-            "text": loaded.tokenizer.decode(continuation.tokens),
+            "text": text,
             "tokens": continuation.tokens,
             "logprob": continuation.logprob,
+            "whole": loaded.objective.whole(prompt, text),
         }
-        for continuation in continuations
+        for text, continuation in zip(texts, continuations, strict=True)
     ]
 
 
 def show(results: list[list[dict[str, Any]]]) -> None:
-    """Print every text whole, prompt and continuation."""
+    """Print every text whole, prompt and what was written for it."""
     samples = [sample for result in results for sample in result]
     for number, sample in enumerate(samples, start=1):
         if len(samples) > 1:
             print(f"--- {number} of {len(samples)}, log-probability {sample['logprob']:.1f}")
-        print(sample["prompt"] + sample["text"])
+        print(sample["whole"])

@@ -1,25 +1,22 @@
 """`pretrain train`: data, model, training, evaluation and a sample, one after the other, from where it stopped."""
 
-import json
 import math
-import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from pretrain.commands.data import Prepared, prepare
+from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
 from pretrain.data.mixture import Share
+from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
-from pretrain.errors import ConfigError, SamplingError
+from pretrain.errors import ConfigError, SamplingError, UsageError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references
 from pretrain.models.language_model import LanguageModel
@@ -33,28 +30,12 @@ from pretrain.tracking.jsonl import Metrics, finite, read_metrics
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
-from pretrain.training.environment import environment
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
 from pretrain.training.precision import DTYPES, chosen_device, chosen_precision
 from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
 
-# Settings that do not change what is learned: a run goes on with others.
-FREE = {
-    "name",
-    "runs_dir",
-    "data_dir",
-    "device",
-    "threads",
-    "format",
-    "executor",
-    "tracker",
-    "decoding",
-    "sample",
-    "eval",
-}
-LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
-RHYTHM = {"trainer.eval_tokens", "trainer.keep_checkpoints", "trainer.checkpoint_every", "trainer.loader_workers"}
+OTHER_TARGETS = "the loss is on the targets of its objective, which no reference but the uniform one is measured on"
 SHOWN = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}  # figures of the validation, with their places
 
 
@@ -74,16 +55,24 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     training, validation = (TokenStream(prepared.folder, name, manifest) for name in ("train", "validation"))
     shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
     trainer, row = settings.trainer, settings.sequence_length
+    objective = build_objective(settings, manifest["vocab_size"], manifest["end_of_text"])
     batches = Batches(
-        training, row, settings.rows, settings.seed, shares, packing=trainer.packing, workers=trainer.loader_workers
+        training,
+        row,
+        settings.rows,
+        settings.seed,
+        shares,
+        objective=objective,
+        packing=trainer.packing,
+        workers=trainer.loader_workers,
     )
-    folder = _run_folder(settings, manifest["key"], sweep)
+    folder = run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        checkpoints = Checkpoints(folder, trainer.keep_checkpoints)
+        checkpoints = Checkpoints(folder, trainer.keep_checkpoints, trainer.keep_every)
         checkpoint = checkpoints.newest(warn)
         if checkpoint:
-            _refuse_changes(settings, manifest["key"], folder)
+            refuse_changes(settings, manifest["key"], folder)
         state = checkpoint.state if checkpoint else _first_state(settings, device)
         state.threads = torch.get_num_threads()
         update = _update(settings, manifest, batches, state, checkpoint, device, stop)
@@ -95,15 +84,16 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         for stream in (training, validation):
             stream.verify()
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
-        _write_beginnings(folder, config, prepared)
+        write_beginnings(folder, config, prepared)
         stride, apart = settings.eval.stride or max(1, row // 2), trainer.packing == "documents"
-        measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart)
+        other = None if objective.in_order else objective
+        measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart, other)
         say(_described(folder, settings, update, state, device))
         loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, stop)
         loss = loss or measure.loss(update.working, whole=True)
-        references = _references(prepared, manifest, training, validation)
+        references = _references(prepared, manifest, training, validation, objective)
         write_json(folder / "references.json", references)
-        sample = _sample(settings, update, prepared, manifest, device)
+        sample = _sample(settings, update, prepared, objective, device)
         result = _result(folder, update, state, loss, measure, references, sample)
         _write_endings(folder, result, state)
     return result
@@ -125,9 +115,10 @@ def show(results: list[dict[str, Any]]) -> None:
         ]
         for result in results
     ]
+    references = max((result["references"] for result in results), key=len)
     rows += [
         [f"({name})", "", "", "", "", decimal(loss), decimal(math.exp(loss), 2), ""]
-        for name, loss in named_references(results[0]["references"]).items()
+        for name, loss in named_references(references).items()
     ]
     columns = ["run", "parameters", "tokens", "time", "train loss", "validation loss", "perplexity", "bits per byte"]
     show_table("Loss in nats per token; in brackets the references, on the same tokens", columns, rows)
@@ -135,6 +126,8 @@ def show(results: list[dict[str, Any]]) -> None:
         name = Path(result["run"]).name
         if unseen := result["validation"].get("unseen"):
             print(f"{name}: inf, {unseen['targets']:,} of {unseen['of']:,} targets unseen")
+        if set(result["references"]) == {"uniform"}:
+            print(f"{name}: {OTHER_TARGETS}")
         if result.get("sample"):
             print(f"\nA sample of {name}:\n{result['sample']}")
     print("\n" + "\n".join(result["run"] for result in results))
@@ -142,63 +135,15 @@ def show(results: list[dict[str, Any]]) -> None:
 
 def named_references(references: dict[str, Any]) -> dict[str, float]:
     """The references as people read them: uniform, unigram, bigram, best n-gram with its order."""
-    names = {"best_ngram": f"best n-gram, order {references['best_ngram_order']}"}
+    names = {"best_ngram": f"best n-gram, order {references.get('best_ngram_order')}"}
     return {names.get(name, name): loss for name, loss in references.items() if name != "best_ngram_order"}
 
 
 def sweep_folder(settings: dict[str, Any], overrides: list[str]) -> Path:
     """Where the runs of a sweep lie: runs_dir/NAME."""
-    folder = Path(settings["runs_dir"]) / (settings["name"] or f"sweep-{_digest(sorted(overrides))}")
+    folder = Path(settings["runs_dir"]) / (settings["name"] or f"sweep-{digest(sorted(overrides))}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def saved_settings(folder: Path) -> dict[str, Any]:
-    """The config.yaml of a run or a checkpoint as plain mappings."""
-    settings: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    return dict(settings)
-
-
-def _run_folder(settings: TrainConfig, data_key: str, sweep: tuple[Path, list[str]] | None) -> Path:
-    if sweep:
-        return sweep[0] / ",".join(sweep[1]).replace("/", ".")
-    if settings.name:
-        return Path(settings.runs_dir) / settings.name
-    choices = HydraConfig.get().runtime.choices
-    digest = _digest([_mattering(asdict(settings)), data_key])
-    return Path(settings.runs_dir) / f"{choices['model']}-{choices['tokenizer']}-{digest}"
-
-
-def _digest(content: Any) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())[:8]
-
-
-def _mattering(settings: dict[str, Any]) -> dict[str, Any]:
-    """Dotted key to value, for the settings that a run cannot change half-way."""
-    free = FREE | RHYTHM | (LIMITS if "Constant" in settings["schedule"]["_target_"] else set())
-    return {key: value for key, value in _flat(settings, "") if key not in free and key.split(".")[0] not in free}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _refuse_changes(settings: TrainConfig, data_key: str, folder: Path) -> None:
-    """Refuse to go on with a run whose settings or data were others."""
-    before, now = _mattering(saved_settings(folder)), _mattering(asdict(settings))
-    changed = [
-        f"{key} was {before.get(key, 'not set')} and is now {now.get(key, 'not set')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if not changed and read_json(folder / "data_manifest.json")["key"] != data_key:
-        changed = ["the data is no longer the same"]
-    if changed:
-        raise ConfigError(f"{folder} was started with other settings: {'; '.join(changed)}; choose another name=")
 
 
 def _first_state(settings: TrainConfig, device: torch.device) -> TrainingState:
@@ -217,7 +162,7 @@ def _update(
 ) -> Update:
     """The model with its way to learn: fresh from the seed, or as the checkpoint left it."""
     torch.manual_seed(settings.seed)
-    model = build_model(settings.model, manifest["vocab_size"])
+    model = build_model(settings.model, manifest["vocab_size"], batches.objective.special_ids)
     if checkpoint:
         model.load_weights(checkpoint.weights)
     model.to(device)
@@ -239,17 +184,32 @@ def _update(
     return update
 
 
-def build_model(part: Part, vocab_size: int) -> LanguageModel:
-    """The model of a config for a tokenizer's vocabulary.
+def build_objective(settings: TrainConfig, vocab_size: int, end_of_text: int) -> Objective:
+    """What a config makes of rows, for a tokenizer's vocabulary."""
+    objective: Objective = build(
+        settings.objective,
+        end_of_text=end_of_text,
+        separator=vocab_size,
+        sequence_length=settings.sequence_length,
+    )
+    return objective
+
+
+def build_model(part: Part, vocab_size: int, special_ids: int = 0) -> LanguageModel:
+    """The model of a config for a tokenizer's vocabulary, and for the ids behind it that an objective needs.
 
     Raises:
-        ConfigError: the config names another vocabulary size.
+        ConfigError: the config names another vocabulary size, or too few special ids.
     """
     if part.get("vocab_size") not in (None, vocab_size):
         raise ConfigError(
             f"model.vocab_size={part['vocab_size']}, but the tokenizer has {vocab_size} ids; leave it out"
         )
-    model: LanguageModel = build(part, vocab_size=vocab_size)
+    if (part.get("special_ids") or special_ids) < special_ids:
+        raise ConfigError(
+            f"model.special_ids={part['special_ids']}, but the objective needs {special_ids}; leave it out"
+        )
+    model: LanguageModel = build(part, vocab_size=vocab_size, special_ids=special_ids)
     return model
 
 
@@ -304,7 +264,7 @@ def _train(
 
     checkpoints.prepare(dict(update.model.state_dict()), update.state())
     lines = {"uniform": math.log(update.model.vocab_size)}
-    if known := read_json(prepared.folder / "references.json"):
+    if measure.objective is None and (known := read_json(prepared.folder / "references.json")):
         lines = named_references(known)
     rhythm = Rhythm(settings.trainer.eval_every, settings.trainer.checkpoint_every)
     try:
@@ -328,9 +288,18 @@ def _train(
 
 
 def _references(
-    prepared: Prepared, manifest: dict[str, Any], training: TokenStream, validation: TokenStream
+    prepared: Prepared,
+    manifest: dict[str, Any],
+    training: TokenStream,
+    validation: TokenStream,
+    objective: Objective,
 ) -> dict[str, Any]:
-    """The references on this data, fitted once and kept beside the token shards."""
+    """The references on this data, fitted once and kept beside the token shards.
+
+    They predict the next token: with an objective that asks for something else, only the uniform one can be compared.
+    """
+    if not objective.in_order:
+        return {"uniform": math.log(manifest["vocab_size"])}
     path = prepared.folder / "references.json"
     references: dict[str, Any] | None = read_json(path)
     if references is None:
@@ -342,27 +311,27 @@ def _references(
 
 
 def _sample(
-    settings: TrainConfig, update: Update, prepared: Prepared, manifest: dict[str, Any], device: torch.device
+    settings: TrainConfig, update: Update, prepared: Prepared, objective: Objective, device: torch.device
 ) -> str | None:
     if not settings.sample.max_tokens:
         return None
     tokenizer = load(prepared.tokenizer)
-    prompt = [tokenizer.end_of_text, *tokenizer.encode(settings.sample.prompt)]
     try:
         [continuation] = generate(
             update.working,
-            prompt,
+            objective.prompt(settings.sample.prompt, tokenizer.encode),
             n=1,
             max_tokens=settings.sample.max_tokens,
             decoding=build(settings.decoding),
             seed=settings.seed,
-            end_of_text=manifest["end_of_text"],
+            end_of_text=tokenizer.end_of_text,
             device=device,
         )
-    except SamplingError as error:  # a model without smoothing stops in an unseen context; it is trained all the same
+    except (SamplingError, UsageError) as error:
+        # A model without smoothing stops in an unseen context, another has no room for the prompt: both are trained.
         warn(str(error))
         return None
-    return settings.sample.prompt + tokenizer.decode(continuation.tokens)
+    return objective.whole(settings.sample.prompt, tokenizer.decode(continuation.tokens))
 
 
 def _result(
@@ -374,10 +343,11 @@ def _result(
     references: dict[str, Any],
     sample: str | None,
 ) -> dict[str, Any]:
+    bits_per_byte = measure.bits_per_byte(loss)
     validation: dict[str, Any] = {
         "loss": finite(loss.mean),
         "perplexity": finite(loss.perplexity),
-        "bits_per_byte": finite(measure.bits_per_byte(loss)),
+        "bits_per_byte": None if bits_per_byte is None else finite(bits_per_byte),
     }
     if loss.unseen:
         validation["unseen"] = {"targets": loss.unseen, "of": loss.tokens}
@@ -393,16 +363,6 @@ def _result(
         "references": references,
         "sample": sample,
     }
-
-
-def _write_beginnings(folder: Path, config: str, prepared: Prepared) -> None:
-    """What a run knows before its first step."""
-    (folder / "config.yaml").write_text(config, "utf-8")
-    write_json(
-        folder / "data_manifest.json", read_manifest(prepared.folder) | {"folder": str(prepared.folder.absolute())}
-    )
-    shutil.copyfile(prepared.tokenizer, folder / "tokenizer.json")
-    write_json(folder / "environment.json", environment())
 
 
 def _write_endings(folder: Path, result: dict[str, Any], state: TrainingState) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.mixture import Mixture, Share
+from pretrain.data.objectives import NextToken, Objective
 from pretrain.data.permutation import mixed, permuted
 from pretrain.data.shards import TokenStream
 from pretrain.errors import ConfigError, DataError
@@ -23,6 +24,7 @@ Packing = Literal["stream", "documents", "contiguous"]
 
 ORDERED_AT_ONCE = 4096  # rows whose places are computed together: for one row alone it takes as long as reading it
 BLOCKS = 8  # of such places that are remembered
+OF_OBJECTIVE = 2**32  # sets the keys of an objective's random numbers apart from those of the order
 AHEAD = 2  # batches that each worker may be ahead
 
 
@@ -35,6 +37,7 @@ class Batches:
         rows: rows a batch, on all ranks together.
         seed: of the order.
         shares: of the sources, by name; one that is not named counts by its size.
+        objective: what a row is made into; None: into tokens and the ones after them.
         packing: stream: documents run on; documents: the same rows, in which a model shall not look from one document
             into another; contiguous: see above.
         rank, ranks: of `ranks` processes this one reads the rows of the `rank`-th, from 0 on.
@@ -53,6 +56,7 @@ class Batches:
         seed: int,
         shares: Mapping[str, Share] | None = None,
         *,
+        objective: Objective | None = None,
         packing: Packing = "stream",
         rank: int = 0,
         ranks: int = 1,
@@ -62,6 +66,7 @@ class Batches:
         self.sequence_length = sequence_length
         self.rows = rows
         self.seed = seed
+        self.objective = objective or NextToken(stream.end_of_text)
         self.packing = packing
         if rows % ranks:
             raise ConfigError(
@@ -90,8 +95,16 @@ class Batches:
 
     @property
     def tokens(self) -> int:
-        """Targets in a batch, on all ranks together."""
+        """Tokens of text in a batch, on all ranks together."""
         return self.rows * self.sequence_length
+
+    def targets(self, number: int) -> int:
+        """Targets in batch `number`, on all ranks together; as many as tokens where each is to be predicted."""
+        return self.objective.targets(self._keys(number, slice(0, self.rows)), self.sequence_length)
+
+    def pairs(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens and targets of this rank's rows of batch `number`, each (rows / ranks, P) int64."""
+        return self.objective(self[number], self._keys(number, self._own))
 
     def __getitem__(self, number: int) -> NDArray[np.int64]:
         """This rank's rows of batch `number`, (rows / ranks, sequence_length + 1) int64."""
@@ -108,6 +121,10 @@ class Batches:
     def goes_on(self, number: int) -> bool:
         """Whether the rows of batch `number` go on where those of the batch before it ended."""
         return self.packing == "contiguous" and number % self._batches_a_lane > 0
+
+    def _keys(self, number: int, rows: slice) -> NDArray[np.uint64]:
+        """A random key for each of some rows of a batch, whoever reads it."""
+        return mixed(mixed(self.seed, OF_OBJECTIVE), number * self.rows + np.arange(rows.start, rows.stop))
 
     def _read(self, number: int) -> NDArray[np.int64]:
         first, last = number * self.rows + self._own.start, number * self.rows + self._own.stop

@@ -236,7 +236,7 @@ def _gather(task: _Range) -> Iterator[Batch]:
         tables.append(documents.filter(pa.array(chosen)))
         rows = [group.rows for *_, group in mixed]
         at.append(np.repeat(np.array([where for _, where, _ in mixed], np.int64), rows)[chosen])
-    documents = pa.concat_tables(tables).combine_chunks()
+    documents = pa.concat_tables(tables)
     places, where = documents["place"].to_numpy(), np.concatenate(at)  # where: file and row group
     order = np.argsort(places, kind="stable")
     places, where, start = places[order], where[order], 0
@@ -287,11 +287,21 @@ def _handed_on(documents: pa.Table, rows: NDArray[np.int64], task: _Range) -> It
     """Some rows, a few at a time, with their texts cut where the task says so."""
     part = np.cumsum(_sizes(documents)[rows]) // task.at_once
     for some in _cut_between(rows, np.append(True, np.diff(part) > 0)[: len(rows)]):
-        kept = documents.take(pa.array(some)).drop_columns("place")
+        kept = _taken(documents, some).drop_columns("place")
         if task.cut:
             texts = [_cut(text, task.cut) for text in kept["text"].to_pylist()]
             kept = kept.set_column(kept.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
         yield Batch(kept, None, len(kept), text_bytes(kept), {})
+
+
+def _taken(documents: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Some rows of a table of many chunks, which alone are copied: `take` would first join all chunks to one."""
+    ascending = np.sort(rows)
+    begins = np.flatnonzero(np.append(True, np.diff(ascending) > 1)[: len(rows)])
+    lengths = np.diff(np.append(begins, len(rows)))
+    runs = zip(ascending[begins].tolist(), lengths.tolist(), strict=True)
+    some = pa.concat_tables([documents.slice(start, length) for start, length in runs] or [documents.slice(0, 0)])
+    return some.combine_chunks().take(pa.array(np.searchsorted(ascending, rows)))
 
 
 def _cut(text: str, share: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pretrain.data.manifests import MANIFEST, checksum, key_of, read_json, temporary_name, write_json
+from pretrain.data.memory import release_memory
 from pretrain.data.shards import VERSION, ShardWriter, TokenShard, shard_dtype, write_manifest
 from pretrain.data.stages import Built, Watch, Workspace
 from pretrain.errors import DataError
@@ -43,6 +44,7 @@ def train_tokenizer(
         temporary = temporary_name(path)
         texts = _sample(sample, trainer.sample_bytes, workspace.watch) if sample else iter(())
         trainer.train(texts).save(temporary)
+        release_memory()  # of what was learnt from, while the workers encode
         temporary.rename(path)
         made_of = [f"stages/{sample.folder.name}"] if sample else []
         manifest = {"key": key, "settings": settings, "made_of": made_of, "checksum": checksum(path)}

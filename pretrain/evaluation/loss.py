@@ -1,17 +1,24 @@
-"""The loss of a model on a stream of tokens: every token after the first is a target once."""
+"""The loss of a model on a stream of tokens: every token after the first is a target once, or as an objective says."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pretrain.data.objectives import Objective
+from pretrain.data.permutation import mixed
 from pretrain.data.shards import TokenStream
 from pretrain.errors import EvaluationError
 from pretrain.models.language_model import IGNORED, LanguageModel, documents_in
 from pretrain.stopping import Stop
 
 TOKENS_AT_ONCE = 16_384
+SEED = 0  # of an objective's random numbers: every evaluation draws the same
+
+Pairs = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]  # tokens and targets, (R, P) each
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.mean) if self.mean < 700 else math.inf
+        return math.inf if self.mean >= 700 else math.exp(self.mean)
 
     def bits_per(self, units: int) -> float:
         """Bits per byte, character or word of the text, of which there are `units`.
@@ -55,6 +62,7 @@ class Validation:
         stride: new tokens a row.
         some: targets of an evaluation in the middle of a run.
         apart: whether no document sees another, as in training with packing `documents`.
+        objective: what rows are made into, where that is not the next token.
     """
 
     stream: TokenStream
@@ -63,16 +71,24 @@ class Validation:
     some: int
     stop: Stop
     apart: bool = False
+    objective: Objective | None = None
 
     def loss(self, model: LanguageModel, *, whole: bool) -> Loss:
         """The loss on the whole stream, or on rows that are spread evenly over it."""
         most = None if whole else self.some
+        if self.objective is not None:
+            return objective_loss(model, self.stream, self.objective, row=self.row, stop=self.stop, most=most)
         return stream_loss(
             model, self.stream, row=self.row, stride=self.stride, stop=self.stop, most=most, apart=self.apart
         )
 
-    def bits_per_byte(self, loss: Loss) -> float:
-        """Bits per byte of the text; for a loss on a part, with the tokens a byte of the whole."""
+    def bits_per_byte(self, loss: Loss) -> float | None:
+        """Bits per byte of the text; for a loss on a part, with the tokens a byte of the whole.
+
+        None for an objective whose targets are not the text.
+        """
+        if self.objective is not None:
+            return None
         whole = Loss(loss.mean * (len(self.stream) - 1), len(self.stream) - 1)
         return whole.bits_per(self.stream.bytes)
 
@@ -90,6 +106,9 @@ def stream_loss(
 ) -> Loss:
     """The loss on `stream`, read in overlapping rows of which the first counts whole, the others by their new end.
 
+    A model of whole documents (Prefix) knows nothing of a row that begins inside one: it reads the stream from its
+    beginning, whatever `row` and `stride` are.
+
     Args:
         row: tokens a row.
         stride: new tokens a row, so that a target sees at least row - stride tokens.
@@ -102,32 +121,90 @@ def stream_loss(
     targets = len(stream) - 1
     if targets < 1:
         raise EvaluationError(f"the {stream.name} split holds no target token; bring more text")
+    if model.whole_documents:
+        return _read_through(model, stream, targets if most is None else min(most, targets), stop)
     row = min(row, targets)
     stride = min(stride, row)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     # The last row is moved back to end with the stream. (start, targets of it that an earlier row has scored)
     starts = [0, *range(stride, targets - row + stride, stride)]
     places = [(min(start, targets - row), row - stride if start else 0) for start in starts]
     places[-1] = (places[-1][0], places[-2][0] + row - places[-1][0] if len(places) > 1 else 0)
     if most is not None:
         places = places[:: max(1, targets // most)]
+    return _summed(model, _overlapping(stream, places, row), stop, stream.end_of_text if apart else None)
+
+
+def _read_through(model: LanguageModel, stream: TokenStream, targets: int, stop: Stop) -> Loss:
+    """The loss on the first `targets` targets of the stream, each after all that stands before it."""
+    nats, unseen, state = 0.0, 0, None
+    for start in range(0, targets, TOKENS_AT_ONCE):
+        stop.check()
+        row = torch.from_numpy(stream.rows(np.array([start]), min(TOKENS_AT_ONCE, targets - start) + 1))
+        found, state = model.token_losses(row[:, :-1], row[:, 1:], state)
+        nats += float(found.sum(dtype=torch.float64))
+        unseen += int(found.isinf().sum())
+    return Loss(nats, targets, unseen)
+
+
+@torch.inference_mode()
+def objective_loss(
+    model: LanguageModel, stream: TokenStream, objective: Objective, *, row: int, stop: Stop, most: int | None = None
+) -> Loss:
+    """The loss on the targets that `objective` makes of `stream`, read in rows side by side, but for a last, short one.
+
+    Args:
+        row: tokens a row.
+        most: tokens, about, in rows spread evenly over the stream; None for all.
+    Raises:
+        EvaluationError: the stream is too short for a source and a target.
+        Interrupted: a signal came.
+    """
+    tokens = len(stream) - 1
+    if tokens < 2:
+        raise EvaluationError(f"the {stream.name} split is too short for a source and a target; bring more text")
+    row = min(row, tokens)
+    starts = np.arange(0, tokens - row + 1, row)
+    if most is not None:
+        starts = starts[:: max(1, tokens // most)]
+    return _summed(model, _side_by_side(stream, objective, starts, row), stop)
+
+
+def _overlapping(stream: TokenStream, places: list[tuple[int, int]], row: int) -> Pairs:
+    at_once = max(1, TOKENS_AT_ONCE // row)
+    for first in range(0, len(places), at_once):
+        some = places[first : first + at_once]
+        rows = stream.rows(np.array([start for start, _ in some]), row + 1)
+        targets = rows[:, 1:].copy()  # (R, row)
+        for index, (_, seen) in enumerate(some):
+            targets[index, :seen] = IGNORED
+        yield rows[:, :-1], targets
+
+
+def _side_by_side(stream: TokenStream, objective: Objective, starts: NDArray[np.int64], row: int) -> Pairs:
+    at_once = max(1, TOKENS_AT_ONCE // row)
+    for first in range(0, len(starts), at_once):
+        some = starts[first : first + at_once]
+        yield objective(stream.rows(some, row + 1), mixed(SEED, some))
+
+
+def _summed(model: LanguageModel, pairs: Pairs, stop: Stop, end_of_text: int | None = None) -> Loss:
+    """The loss on all targets of `pairs`.
+
+    Args:
+        end_of_text: where it is given, no document in a row sees another.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     nats = torch.zeros((), dtype=torch.float64)
     counted = unseen = 0
     model.eval()
-    at_once = max(1, TOKENS_AT_ONCE // row)
-    for first in range(0, len(places), at_once):
+    for pair in pairs:
         stop.check()
-        some = places[first : first + at_once]
-        rows = torch.from_numpy(stream.rows(np.array([start for start, _ in some]), row + 1))
-        scored = rows[:, 1:].clone()  # (R, row)
-        for index, (_, seen) in enumerate(some):
-            scored[index, :seen] = IGNORED
-        tokens = rows[:, :-1].to(device)
-        if apart:
-            found = model.document_losses(tokens, scored.to(device), documents_in(tokens, stream.end_of_text))
+        tokens, targets = (torch.from_numpy(part).to(device) for part in pair)
+        if end_of_text is None:
+            found, _ = model.token_losses(tokens, targets)  # (R, P)
         else:
-            found, _ = model.token_losses(tokens, scored.to(device))  # (R, row)
-        counted += int((scored != IGNORED).sum())
+            found = model.document_losses(tokens, targets, documents_in(tokens, end_of_text))
+        counted += int((targets != IGNORED).sum())
         unseen += int(found.isinf().sum())
         nats += found.sum(dtype=torch.float64).cpu()
     return Loss(float(nats), counted, unseen)

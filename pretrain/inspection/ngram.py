@@ -34,8 +34,9 @@ class NGramView:
     def __call__(self, subject: Subject) -> dict[str, Any]:
         """A JSON document: {view, tokens, continuations, growth}."""
         stream, size = subject.training.array(), subject.tokenizer.vocab_size
-        counts = count_ngrams(stream, self.order, vocab_size=size, end_of_text=subject.tokenizer.end_of_text)
         model = NGram(size, order=self.order, smoothing="none", k=1.0)
+        sizes = {"vocab_size": size, "end_of_text": subject.tokenizer.end_of_text}
+        counts = count_ngrams(stream, self.order, memory_bytes=model.memory_bytes, **sizes)
         model.fit_counts(counts, subject.tokenizer.end_of_text)
         return {
             "view": "ngram",

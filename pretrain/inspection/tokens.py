@@ -9,7 +9,6 @@ import numpy as np
 from pretrain.tokenizers.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
-LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
 
 
 @dataclass
@@ -78,12 +77,17 @@ def longest_tokens(tokenizer: Tokenizer, counts: Counter[int], most: int) -> lis
 
 def token_texts(tokenizer: Tokenizer, text: str) -> list[tuple[str, list[int]]]:
     """`text` cut where its tokens end, and the ids of each part: several where tokens are parts of one character."""
+    return id_texts(tokenizer, tokenizer.encode(text), joined=REPLACEMENT not in text)
+
+
+def id_texts(tokenizer: Tokenizer, ids: list[int], *, joined: bool = True) -> list[tuple[str, list[int]]]:
+    """The texts of `ids`, and the ids of each; where `joined`, those that are parts of one character together."""
     parts: list[tuple[str, list[int]]] = []
     waiting: list[int] = []
-    for token in tokenizer.encode(text):
+    for token in ids:
         waiting.append(token)
         shown = tokenizer.decode(waiting)
-        if REPLACEMENT in shown and len(waiting) < LONGEST_CHARACTER and REPLACEMENT not in text:
+        if joined and shown.endswith(REPLACEMENT) and shown.count(REPLACEMENT) == 1:  # its last character is not whole
             continue
         parts.append((shown, waiting))
         waiting = []

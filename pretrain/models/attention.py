@@ -91,7 +91,7 @@ class Attention(LanguageModel):
         elif documents is not None:
             positions, mask = positions_in(documents), document_mask(documents)
         x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
-        heads = self.query_key_value(x).view(rows, length, 3, self.n_head, -1)
+        heads = self.query_key_value(x).view(rows, length, 3, self.n_head, x.shape[2] // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(0, key, value)  # (B, H, S, D)

@@ -40,7 +40,8 @@ class Experts(nn.Module):
         n_expert = len(self.input)
         scores = (tokens.float() @ self.router.weight.T.float()).softmax(dim=1)  # (N, E)
         weights, chosen = scores.topk(self.n_active, dim=1)  # (N, K)
-        weights = weights / weights.sum(dim=1, keepdim=True)
+        if self.n_active > 1:  # one alone keeps its score, as in Switch, or the loss would not reach the router
+            weights = weights / weights.sum(dim=1, keepdim=True)
         order = chosen.flatten().argsort(stable=True)  # (N K,), by expert
         share = torch.bincount(chosen.flatten(), minlength=n_expert)  # (E,)
         if self.training:

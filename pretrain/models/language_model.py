@@ -14,8 +14,8 @@ IGNORED = -1  # a target that is not scored
 
 # Logits that exist at once in linear_cross_entropy: what fits a CPU's cache, or 1 GB of a GPU in fp32.
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
-# Up to so many are kept for the backward pass instead of made again.
-LOGITS_KEPT = 2**20
+# Up to so many are kept for the backward pass, chunk by chunk, instead of made again.
+LOGITS_KEPT = 2**24
 
 State = dict[str, Tensor]  # batch-first tensors, so that a caller can select and repeat rows
 
@@ -26,10 +26,13 @@ class LanguageModel(nn.Module):
     Attributes:
         vocab_size: ids that the tokenizer knows; padding for speed is never counted, sampled or saved.
         context_length: how many tokens before the target the model can see; None is without bound.
+        whole_documents: whether it knows nothing of a row that begins inside a document, so that an evaluation must
+            read the stream from its beginning.
     """
 
     vocab_size: int
     context_length: int | None
+    whole_documents: bool = False
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T)."""
@@ -126,18 +129,14 @@ def capped(logits: Tensor, soft_cap: float | None) -> Tensor:
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None = None) -> Tensor:
     """Cross-entropy of `targets` (B, T) in nats under the logits hidden @ weight.T, 0 where a target is IGNORED.
 
-    Where there are many, the logits are made chunk by chunk, and again in the backward pass, so that (B, T, V) never
-    exists; where there are few, keeping them is faster.
+    The logits are made chunk by chunk. Where there are many, they are made again in the backward pass, so that (B, T,
+    V) never exists; where there are few, keeping them is faster.
 
     Args:
         hidden: (B, T, C).
         weight: (V, C).
         soft_cap: the logits are capped().
     """
-    if targets.numel() * len(weight) <= LOGITS_KEPT:
-        logits = capped((hidden @ weight.T).float(), soft_cap)
-        kept = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-        return kept.view(targets.shape)
     nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), soft_cap)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return nats.view(targets.shape)
 
@@ -147,25 +146,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
         rows = _rows_at_once(weight)
         real = targets.clamp(min=0)
-        nats, normalisers = [], []
+        nats, normalisers, kept = [], [], []
+        keep = any(context.needs_input_grad) and targets.numel() * len(weight) <= LOGITS_KEPT
         for chunk, target in zip(torch.split(hidden, rows), torch.split(real, rows), strict=True):
             logits = capped((chunk @ weight.T).float(), soft_cap)  # (rows, V)
             normalisers.append(logits.logsumexp(1))
             nats.append(normalisers[-1] - logits.gather(1, target[:, None])[:, 0])
-        context.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
+            if keep:
+                kept.append(logits)
+        context.save_for_backward(hidden, weight, targets, torch.cat(normalisers), *kept)
         context.soft_cap = soft_cap
         return torch.cat(nats).masked_fill(targets == IGNORED, 0.0)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, targets, normalisers = context.saved_tensors
+        hidden, weight, targets, normalisers, *kept = context.saved_tensors
         scale = gradients[0].masked_fill(targets == IGNORED, 0.0)
         rows = _rows_at_once(weight)
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(hidden), rows):
             here = slice(start, start + rows)
             chunk, target, part = hidden[here], targets[here].clamp(min=0), scale[here, None]
-            logits = capped((chunk @ weight.T).float(), context.soft_cap)
+            logits = kept[start // rows] if kept else capped((chunk @ weight.T).float(), context.soft_cap)
             # d nats / d logits = softmax - one-hot, and d cap tanh(x / cap) / d x = 1 - tanh(x / cap)^2
             of_logits = (logits - normalisers[here, None]).exp_()
             of_logits = of_logits.scatter_add_(1, target[:, None], torch.full_like(part, -1.0)).mul_(part)

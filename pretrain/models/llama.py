@@ -191,7 +191,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         rows, length, width = x.shape
-        heads = self.query_key_value(x).view(rows, length, sum(self.heads), -1).transpose(1, 2)
+        heads = self.query_key_value(x).view(rows, length, sum(self.heads), width // self.heads[0]).transpose(1, 2)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), (B, G, T, D), (B, G, T, D)
         query, key = rotate(query, seen.angles), rotate(key, seen.angles)
         if seen.cache is not None:

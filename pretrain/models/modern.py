@@ -19,6 +19,7 @@ from pretrain.models.attending import Attend, causal_mask, document_mask
 from pretrain.models.key_value_cache import KeyValueCache, within_context
 from pretrain.models.language_model import LanguageModel, State, capped, linear_cross_entropy, positions_in
 from pretrain.models.positions import rotary_angles, rotate
+from pretrain.models.relu_squared import relu_squared
 from pretrain.models.rms_norm import RMSNorm
 
 
@@ -89,8 +90,8 @@ class Modern(LanguageModel):
         # The last row of each stands for a place before the beginning.
         tables = lookback if lookback_by == "table" else 0
         self.past_embeddings = nn.ModuleList(nn.Embedding(vocab_size + 1, n_embd) for _ in range(tables))
-        scales = lookback if lookback_by == "channel" else 0
-        self.past_embedding_scales = nn.Parameter(torch.empty(scales, n_embd))
+        scaled = lookback > 0 and lookback_by == "channel"
+        self.past_embedding_scales = nn.Parameter(torch.empty(lookback, n_embd)) if scaled else None
         self.value_embeddings = nn.ModuleList(nn.Embedding(vocab_size, n_embd) for _ in range(value_embeddings))
         self.embedding_norm = RMSNorm()
         self.dropout = nn.Dropout(dropout)
@@ -168,7 +169,7 @@ class Modern(LanguageModel):
         for back, table in enumerate(self.past_embeddings, 1):
             earlier = _before(back, tokens, positions, cache)
             x = x + table(torch.where(positions >= back, earlier, self.vocab_size))
-        for back, scale in enumerate(self.past_embedding_scales, 1):
+        for back, scale in enumerate(() if self.past_embedding_scales is None else self.past_embedding_scales, 1):
             earlier = _before(back, tokens, positions, cache)
             x = x + self.token_embedding(earlier) * (scale * (positions >= back)[..., None])
         return x
@@ -188,9 +189,8 @@ class Modern(LanguageModel):
     def _initialise(self, zero_init: bool) -> None:
         """Embeddings small, so that a step moves them far (a norm follows); matrices by their number of inputs."""
         for name, parameter in self.named_parameters():
-            if name.startswith(("output", "value_embeddings", "past_embedding_scales")) or (
-                zero_init and name.endswith("output.weight")
-            ):
+            begins_at_zero = name.startswith(("output", "value_embeddings", "past_embedding_scales"))
+            if begins_at_zero or (zero_init and name.endswith("output.weight")):
                 nn.init.zeros_(parameter)
             elif "embedding" in name:
                 nn.init.normal_(parameter, std=0.02)
@@ -286,12 +286,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.input(x)
-        if self.activation == "relu_squared":
-            # The product with itself: square()'s gradient takes twice the time of both on a CPU.
-            x = F.relu(x)
-            x = x * x
-        else:
-            x = F.gelu(x, approximate="tanh")
-        hidden: Tensor = self.dropout(self.output(x))
+        inside = self.input(x)  # (B, T, 4 C)
+        inside = relu_squared(inside) if self.activation == "relu_squared" else F.gelu(inside, approximate="tanh")
+        hidden: Tensor = self.dropout(self.output(inside))
         return hidden

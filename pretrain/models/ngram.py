@@ -18,9 +18,10 @@ from torch import Tensor
 from pretrain.errors import CheckpointError, ConfigError, DataError, TrainingError
 from pretrain.models.language_model import IGNORED, LanguageModel, State
 from pretrain.models.ngram_arpa import arpa_tables
-from pretrain.models.ngram_counts import Ints, OrderCounts, count_ngrams, distinct
+from pretrain.models.ngram_counts import OrderCounts, count_ngrams, distinct, exceeds
 from pretrain.models.ngram_packed import pack, packed_names, unpack
-from pretrain.models.ngram_tables import NO_TOKEN, NGramTables
+from pretrain.models.ngram_storage import Ints
+from pretrain.models.ngram_tables import NO_TOKEN, NGramTables, fits
 from pretrain.models.ngram_trie import ABSENT, mismatches
 from pretrain.models.smoothing import NODES, Floats, chosen_counts, estimated
 
@@ -41,9 +42,10 @@ class NGram(LanguageModel):
             loss. stupid_backoff (Brants et al. 2007, https://aclanthology.org/D07-1090/) gives scores that do not sum
             to 1, so its losses are NaN. arpa: nothing is counted, the ARPA file `path` has the probabilities.
         k: added to every count by add_k; the others do not use it.
-        memory_bytes: a text that would take more to count is sorted in runs on disk.
+        memory_bytes: a model that needs more is fitted, kept and looked up on disk, see ngram_storage.
         path: of an ARPA file whose words are token ids in decimal, plain or compressed by gzip.
-        quantised: whether counts above 191 are rounded by a few per cent, and the model is saved in few bytes.
+        quantised: whether counts above 191 are rounded by a few per cent, and the model is saved in few bytes; it is
+            unpacked in memory, whatever memory_bytes is.
 
     The tables stay in the computer's memory whatever the device: token ids come to them, results go back.
 
@@ -114,6 +116,10 @@ class NGram(LanguageModel):
                 f"more than {longest} tokens; try model.order={longest}"
             )
 
+    def on_disk(self, counts: list[OrderCounts]) -> bool:
+        """Whether a model of these counts needs more than memory_bytes."""
+        return exceeds(self.memory_bytes, int(counts[0].counts.sum()) + 1, self.order, self.vocab_size)
+
     def fit_counts(self, counts: list[OrderCounts], end_of_text: int) -> None:
         """Estimate from counts of this order or a higher one: one count serves models of several orders."""
         counts = counts[: self.order]
@@ -121,7 +127,7 @@ class NGram(LanguageModel):
             used = chosen_counts(counts, self.smoothing)
             self._take_packed(pack(counts, used, self.vocab_size, end_of_text), end_of_text)
         else:
-            arrays = estimated(counts, self.vocab_size, self.smoothing, self.k)
+            arrays = estimated(counts, self.vocab_size, self.smoothing, self.k, on_disk=self.on_disk(counts))
             del counts  # its memory is wanted for the hash tables
             self._take(arrays, end_of_text)
 
@@ -213,7 +219,9 @@ class NGram(LanguageModel):
         if wrong:
             shown = "; ".join(wrong[:4]) + ("; ..." if len(wrong) > 4 else "")
             raise CheckpointError(f"not the tables of an n-gram of order {self.order}, {self.vocab_size} ids: {shown}")
-        arrays = {name: np.array(table.cpu().numpy()) for name, table in weights.items()}  # in large pages, by NumPy
+        arrays: dict[str, Ints] = {name: table.cpu().numpy() for name, table in weights.items()}
+        if fits(arrays, self.memory_bytes):  # else they stay in the file that they come from
+            arrays = {name: np.array(table) for name, table in arrays.items()}  # in large pages, by NumPy
         self._take(arrays, int(arrays.pop("end_of_text")))
 
     def _mismatches(self, weights: Mapping[str, Tensor]) -> list[str]:
@@ -242,7 +250,9 @@ class NGram(LanguageModel):
         for name, array in (arrays if saved is None else saved).items():
             setattr(self, name, torch.from_numpy(array))
         self.end_of_text = torch.tensor(end_of_text)
-        self._tables = NGramTables(self.order, self.vocab_size, self.smoothing, arrays, end_of_text)
+        self._tables = NGramTables(
+            self.order, self.vocab_size, self.smoothing, arrays, end_of_text, memory_bytes=self.memory_bytes
+        )
 
     @property
     def tables(self) -> NGramTables:

@@ -11,11 +11,14 @@ from typing import TextIO
 
 import numpy as np
 
-from pretrain.errors import DataError
-from pretrain.models.ngram_counts import LARGEST_KEY, Ints
+from pretrain.errors import DataError, UsageError
+from pretrain.models.ngram_counts import LARGEST_KEY
+from pretrain.models.ngram_storage import Ints
 from pretrain.models.smoothing import NODES
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+SHORTEST_LINE = 4  # bytes of an n-gram: a digit, a tab, a word, a newline
+DEFLATED = 1032  # bytes that gzip can make of one
 
 
 def arpa_tables(path: Path, ids: Mapping[str, int], order: int, vocab_size: int, end_of_text: int) -> dict[str, Ints]:
@@ -25,8 +28,13 @@ def arpa_tables(path: Path, ids: Mapping[str, int], order: int, vocab_size: int,
         ids: of each word but <s>, </s> and <unk>; the first two are the end of text, the third all ids that the file
             lacks.
     Raises:
+        UsageError: there is no such file.
         DataError: the file cannot be read, is cut, lies about its counts, has other orders, or names unknown words.
     """
+    if not path.is_file():
+        raise UsageError(
+            f"model.path={path} is not a file; it names an ARPA file, such as `pretrain export to=arpa` writes"
+        )
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             return _read(_Lines(path, file), ids, order, vocab_size, end_of_text)
@@ -55,6 +63,11 @@ def _read(lines: _Lines, ids: Mapping[str, int], order: int, vocab_size: int, en
     sizes = _header(lines)
     if len(sizes) != order:
         raise DataError(f"{lines.path} is of order {len(sizes)}; set model.order={len(sizes)}")
+    most = lines.path.stat().st_size * (DEFLATED if lines.path.suffix == ".gz" else 1) // SHORTEST_LINE
+    if sum(sizes) > most:
+        raise DataError(
+            f"{lines.path} is cut, or its counts are wrong: it says {sum(sizes)} n-grams, {most} is the most"
+        )
     if max(sizes) * vocab_size > LARGEST_KEY:
         raise DataError(f"{lines.path} says {max(sizes)} n-grams of {vocab_size} ids, which overflow 64-bit keys")
     words = {**ids, BEGIN: end_of_text, END: end_of_text}

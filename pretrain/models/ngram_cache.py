@@ -8,7 +8,7 @@ Shapes: B rows, T positions, V ids of the vocabulary.
 
 import numpy as np
 
-from pretrain.models.ngram_counts import Ints
+from pretrain.models.ngram_storage import Ints
 from pretrain.models.smoothing import Floats
 
 FACTOR = np.int64(-7046029254386353131)  # of a polynomial in 64-bit numbers, by which contexts are known

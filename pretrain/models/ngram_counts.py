@@ -10,28 +10,20 @@ Shapes: N tokens of the stream, V ids of the vocabulary, E_n entries of order n 
 are a node), M_n of them nodes and L_n leaves, P windows of a bucket.
 """
 
-import mmap
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from pretrain.errors import DataError
-
-Ints = NDArray[Any]  # of any integer type
+from pretrain.models.ngram_runs import Text, bucket_bounds, single_threads, sorted_keys, sorted_runs, token_type
+from pretrain.models.ngram_storage import Ints, disk_errors, mapped, pieces, temporary_file
 
 LARGEST_KEY = 2**63 - 1
-RUN = 2**20  # positions of a run
-BUCKET = 2**18  # positions of a bucket, about: its arrays fit a CPU's cache, and most keys 31 bits
-SAMPLES = 64  # positions of a bucket that are looked at to find where it begins
-BYTES_A_TOKEN = 50  # of runs and tables together, about
 
 
 @dataclass(frozen=True)
@@ -63,55 +55,57 @@ def count_ngrams(
 
     Args:
         tokens: (N,) ids of any integer type; a document that is cut at the stream's end is taken to end there.
-        memory_bytes: a stream that would take more is sorted in runs on disk, and its tables are maps of files that
-            vanish with them; what they hold is the same. None: never.
+        memory_bytes: a stream that needs more is sorted on disk, where the tables stay (see ngram_storage); what they
+            hold is the same. None: never. All that begins with one pair of tokens is counted in memory, in some 90
+            bytes a token, whatever the bound: much only where a few ids make up the text.
     Raises:
         DataError: no target to count, an id outside the vocabulary, or more than 64-bit keys can hold.
+        PretrainError: the disk is full.
     """
     _check(tokens, vocab_size, end_of_text)
-    if tokens[-1] != end_of_text:
-        tokens = np.append(tokens, np.array(end_of_text, tokens.dtype))
-    spilled = memory_bytes is not None and len(tokens) * BYTES_A_TOKEN > memory_bytes
-    with tempfile.TemporaryDirectory(prefix="pretrain-ngrams-") as folder, single_threads() as threads:
-        disk = Path(folder) if spilled else None
-        tables = _Tables(tokens, order, vocab_size, disk)
+    text = Text(tokens, len(tokens) + int(tokens[-1] != end_of_text), order, vocab_size, end_of_text)
+    on_disk = exceeds(memory_bytes, text.length, order, vocab_size)
+    with ExitStack() as files, single_threads() as threads, ThreadPoolExecutor(threads) as pool:
+        tables = _Tables(text, files if on_disk else None)
         if order > 1:
-            bounds = _bounds(tokens, vocab_size)
-            with ThreadPoolExecutor(threads) as pool:
-                starts = range(0, len(tokens) - 1, RUN)
-                runs = list(pool.map(lambda start: _Run(tokens, start, order, vocab_size, bounds, disk), starts))
+            bounds = bucket_bounds(tokens, vocab_size)
+            runs = sorted_runs(pool, text, bounds, on_disk=on_disk)
 
-                def count(bucket: int) -> list[OrderCounts]:
-                    columns = np.concatenate([run.part(bucket) for run in runs], axis=1)
-                    return _count_bucket(columns, order, vocab_size, end_of_text)
+            def count(bucket: int) -> list[OrderCounts]:
+                columns = np.concatenate([run.part(bucket) for run in runs], axis=1)
+                return _count_bucket(columns, order, vocab_size, end_of_text)
 
-                for first in range(0, len(bounds) + 1, 8 * threads):  # few at once, whatever the corpus
-                    some = range(first, min(first + 8 * threads, len(bounds) + 1))
-                    for entries in pool.map(count, some):
-                        tables.append(entries)
+            for entries in _in_order(pool, count, len(bounds) + 1, ahead=2 * threads):
+                tables.append(entries)
         return tables.finished()
 
 
-@contextmanager
-def single_threads() -> Iterator[int]:
-    """Let torch use one thread for each of our own, of which there are as many as the number that is given.
+def exceeds(memory_bytes: int | None, tokens: int, order: int, vocab_size: int) -> bool:
+    """Whether an n-gram model of so many tokens is too large for memory: runs, tables and hash tables, about."""
+    return memory_bytes is not None and tokens * (30 + 2 * order * token_type(vocab_size)().itemsize) > memory_bytes
 
-    torch's own threads wait for each other after every operation: slower, and far slower on a machine that is shared.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[int], list[OrderCounts]], count: int, ahead: int
+) -> Iterator[list[OrderCounts]]:
+    """The results for 0 to `count` - 1, of which at most `ahead` wait to be taken."""
+    waiting: deque[Future[list[OrderCounts]]] = deque()
+    for number in range(count):
+        waiting.append(pool.submit(work, number))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def distinct(orders: list[OrderCounts], vocab_size: int) -> list[int]:
     """How many different n-grams each order has, those inside tails included; the unigrams are those that occur."""
-    found = [int((orders[0].counts > 0).sum())]
-    for n in range(2, len(orders) + 1):
-        shorter = [(orders[m - 1].tails[:, n - m - 1] != vocab_size).sum() for m in range(2, n)]
-        found.append(len(orders[n - 1].keys) + int(sum(shorter)))
+    found = [int((orders[0].counts > 0).sum()), *(len(level.keys) for level in orders[1:])]
+    for n, level in enumerate(orders[1:], start=2):
+        for here in pieces(len(level.tails)):
+            in_tails = (level.tails[here, : len(orders) - n] != vocab_size).sum(0)  # of orders n + 1, n + 2 ...
+            for longer, kinds in enumerate(in_tails.tolist(), start=n):
+                found[longer] += kinds
     return found
 
 
@@ -127,60 +121,6 @@ def _check(tokens: Ints, vocab_size: int, end_of_text: int) -> None:
         raise DataError(f"{len(tokens)} tokens of {vocab_size} ids overflow 64-bit keys; count a part of them")
 
 
-def _bounds(tokens: Ints, vocab_size: int) -> Ints:
-    """(B-1,) the first pair of tokens of each bucket but the first, so that all hold about BUCKET positions."""
-    buckets = -(-len(tokens) // BUCKET)
-    places = np.linspace(0, len(tokens) - 2, min(len(tokens) - 1, buckets * SAMPLES)).astype(np.int64)
-    pairs = np.sort(tokens[places].astype(np.int64) * vocab_size + tokens[places + 1])
-    chosen = pairs[SAMPLES::SAMPLES]
-    return chosen[np.append(True, chosen[1:] != chosen[:-1])] if len(chosen) else chosen
-
-
-class _Run:
-    """The windows that start in one piece of the stream, sorted by their first two tokens, in memory or in a file."""
-
-    def __init__(
-        self, tokens: Ints, start: int, order: int, vocab_size: int, bounds: Ints, folder: Path | None
-    ) -> None:
-        count = min(RUN, len(tokens) - 1 - start)
-        text = np.full(count + order, vocab_size, _token_type(vocab_size))  # a token before, order - 1 behind the piece
-        left, right = max(0, start - 1), min(len(tokens), start + count + order - 1)
-        text[left - start + 1 : right - start + 1] = tokens[left:right]
-        keys, places = _sorted(text[1 : count + 1], text[2 : count + 2], vocab_size, vocab_size)
-        ends = [0, *np.searchsorted(keys, bounds).tolist(), count]
-        room = mmap.mmap(-1, (order + 1) * count * text.itemsize)  # given back as a whole, which a heap does not do
-        columns = np.frombuffer(room, text.dtype).reshape(order + 1, count)  # the token before each window, its own
-        for offset, column in enumerate(columns):
-            text[offset : offset + count].take(places, out=column, mode="clip")
-        self.file, self.ends = (folder / f"{start}.npy" if folder else None), ends
-        if self.file:
-            np.save(self.file, columns)
-        else:
-            self.columns = columns
-
-    def part(self, bucket: int) -> Ints:
-        """The columns (order + 1, P) of the windows of one bucket."""
-        columns = np.load(self.file, mmap_mode="r") if self.file else self.columns
-        return columns[:, self.ends[bucket] : self.ends[bucket + 1]]
-
-
-def _token_type(vocab_size: int) -> type[np.integer]:
-    """The smallest type that holds the ids, and V for no token."""
-    return np.uint16 if vocab_size < 2**16 else np.uint32
-
-
-def _sorted(first: Ints, second: Ints, firsts: int, seconds: int) -> tuple[Ints, NDArray[np.int64]]:
-    """first * seconds + second, ascending, and where each stood; first is below `firsts`, second below `seconds`.
-
-    torch sorts integers by their digits where NumPy compares: 32-bit keys on one thread take half the time.
-    """
-    keys: NDArray[np.int64] = first.astype(np.int32 if firsts * seconds < 2**31 else np.int64)
-    keys *= seconds
-    keys += second.astype(keys.dtype)
-    values, places = torch.sort(torch.from_numpy(keys))
-    return values.numpy(), places.numpy()
-
-
 def _count_bucket(columns: Ints, order: int, vocab_size: int, end_of_text: int) -> list[OrderCounts]:
     """The entries of orders 2 to `order` among windows (order + 1, P): a token before, then `order` tokens.
 
@@ -191,7 +131,7 @@ def _count_bucket(columns: Ints, order: int, vocab_size: int, end_of_text: int) 
     members = np.arange(windows.shape[1])  # windows of which the first n-1 tokens are a node, and their nodes
     nodes, size = windows[0], vocab_size
     for n in range(2, order + 1):
-        keys, places = _sorted(nodes, windows[n - 1].take(members), size, vocab_size)
+        keys, places = sorted_keys(nodes, windows[n - 1].take(members), size, vocab_size)
         members = members.take(places)
         starts = np.flatnonzero(np.append(len(keys) > 0, keys[1:] != keys[:-1]))
         repeats = np.diff(starts, append=len(keys))
@@ -218,7 +158,7 @@ def _count_bucket(columns: Ints, order: int, vocab_size: int, end_of_text: int) 
 
 def _preceding(nodes: Ints, counts: Ints, before: Ints, vocab_size: int) -> Ints:
     """How many different tokens stand before each node (M,), given those before its occurrences; V is none."""
-    pairs, _ = _sorted(nodes, before, len(counts), vocab_size + 1)
+    pairs, _ = sorted_keys(nodes, before, len(counts), vocab_size + 1)
     differs = np.append(len(pairs) > 0, pairs[1:] != pairs[:-1])
     last = np.cumsum(counts) - 1
     none = pairs[last] % (vocab_size + 1) == vocab_size  # V is the greatest of a node's
@@ -237,24 +177,32 @@ def _tails(windows: Ints, vocab_size: int, end_of_text: int) -> Ints:
 
 
 class _Tables:
-    """The entries of all buckets, joined in their order, which is that of the keys."""
+    """The entries of all buckets, joined in their order, which is that of the keys.
 
-    def __init__(self, tokens: Ints, order: int, vocab_size: int, folder: Path | None) -> None:
-        self.order, self.vocab_size, self.folder = order, vocab_size, folder
+    Args:
+        files: closes the files in which they are joined; None: they are joined in memory.
+    """
+
+    def __init__(self, text: Text, files: ExitStack | None) -> None:
+        self.order, self.vocab_size = order, vocab_size = text.order, text.vocab_size
         self.unigrams = np.zeros(vocab_size, np.int64)
-        for start in range(1, len(tokens), RUN):
-            self.unigrams += np.bincount(tokens[start : start + RUN], minlength=vocab_size)
+        for here in pieces(len(text.tokens)):
+            self.unigrams += np.bincount(text.tokens[here], minlength=vocab_size)
+        self.unigrams[text.tokens[0]] -= 1
+        self.unigrams[text.end_of_text] += text.length - len(text.tokens)
         self.preceding = np.zeros(vocab_size, np.int64)
         self.nodes, self.leaves = [0] * (order + 1), [0] * (order + 1)
-        small = np.int32 if len(tokens) < 2**31 else np.int64
+        small = np.int32 if text.length < 2**31 else np.int64
         types = {"keys": np.int64, "links": small, "counts": small, "preceding": small}
-        self.types = types | {"tails": _token_type(vocab_size)}
-        self.arrays: dict[tuple[int, str], Ints] = {}
+        self.types = types | {"tails": token_type(vocab_size)}
         self.sizes = {(n, name): 0 for n in range(2, order + 1) for name in self.types}
-        if folder is None:  # room for the most that there can be; what is not filled takes no memory
-            for n, name in self.sizes:
-                most = len(tokens) * (order - n if name == "tails" else 1)
-                self.arrays[n, name] = np.empty(most, self.types[name])
+        self.files: dict[tuple[int, str], IO[bytes]] = {}
+        self.arrays: dict[tuple[int, str], Ints] = {}
+        for n, name in self.sizes:
+            if files is not None:
+                self.files[n, name] = files.enter_context(temporary_file())
+            else:  # room for the most that there can be; what is not filled takes no memory
+                self.arrays[n, name] = np.empty(text.length * (order - n if name == "tails" else 1), self.types[name])
 
     def append(self, bucket: list[OrderCounts]) -> None:
         before, small = 0, self.types["links"]  # nodes of the order before, in earlier buckets
@@ -273,15 +221,15 @@ class _Tables:
             self.leaves[n] += len(entries.tails)
             for name, table in tables.items():
                 start, self.sizes[n, name] = self.sizes[n, name], self.sizes[n, name] + len(table)
-                if self.folder:
-                    with (self.folder / f"{n}.{name}").open("ab") as file:
+                if file := self.files.get((n, name)):
+                    with disk_errors():
                         file.write(table.astype(self.types[name], copy=False).data)
                 else:
                     self.arrays[n, name][start : start + len(table)] = table
 
     def finished(self) -> list[OrderCounts]:
         ids = np.arange(self.vocab_size)
-        none = np.zeros((0, self.order - 1), _token_type(self.vocab_size))
+        none = np.zeros((0, self.order - 1), token_type(self.vocab_size))
         orders = [OrderCounts(ids, ids, self.unigrams, self.preceding if self.order > 1 else self.unigrams, none)]
         for n in range(2, self.order + 1):
             tables = {name: self._joined(n, name) for name in self.types}
@@ -291,8 +239,10 @@ class _Tables:
 
     def _joined(self, n: int, name: str) -> Ints:
         size = self.sizes[n, name]
-        if self.folder and size:
-            return np.memmap(self.folder / f"{n}.{name}", self.types[name], mode="c")
-        array = self.arrays.pop((n, name), np.zeros(0, self.types[name]))
+        if file := self.files.get((n, name)):
+            with disk_errors():
+                file.flush()
+            return mapped(file, (size,), self.types[name])
+        array = self.arrays.pop((n, name))
         array.resize(size, refcheck=False)  # gives the room that is left back
         return array

@@ -22,7 +22,8 @@ from pretrain.errors import CheckpointError, ConfigError
 from pretrain.models.language_model import IGNORED, LanguageModel, State
 from pretrain.models.ngram import NGram
 from pretrain.models.ngram_cache import cache_distributions, cache_probabilities
-from pretrain.models.ngram_counts import Ints, OrderCounts, count_ngrams
+from pretrain.models.ngram_counts import OrderCounts, count_ngrams
+from pretrain.models.ngram_storage import Ints
 from pretrain.models.ngram_trie import ABSENT, UNSEEN
 from pretrain.models.smoothing import NODES, Floats, estimated
 
@@ -109,9 +110,13 @@ class NGramMixture(LanguageModel):
 
     def _top(self, counts: list[OrderCounts], n: int) -> Floats:
         """(NODES + M_n, 3) weights of a model that ends with order n, scale and rest of one that ends with n + 1."""
-        weights = estimated(counts[:n], self.vocab_size, "kneser_ney", 1.0)[f"nodes_{n}"][:, :1]
-        contexts = estimated(counts[: n + 1], self.vocab_size, "kneser_ney", 1.0)[f"nodes_{n}"][:, 1:]
-        return np.concatenate([weights, contexts], axis=1)
+        on_disk = self.ngram.on_disk(counts)
+        last, context = (
+            estimated(counts[:longest], self.vocab_size, "kneser_ney", 1.0, on_disk=on_disk)[f"nodes_{n}"]
+            for longest in (n, n + 1)
+        )
+        context[:, 0] = last[:, 0]
+        return context
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Nats (B, T) in float64; see LanguageModel. There is no state.
@@ -122,6 +127,8 @@ class NGramMixture(LanguageModel):
             TrainingError: nothing was counted yet.
         """
         ids, wanted = self._row(tokens), self.ngram.checked(targets, lowest=IGNORED)
+        if not ids.size:
+            return torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device), None
         filled = np.where(wanted == IGNORED, np.roll(ids, -1, axis=1), wanted)
         if np.array_equal(filled[:, :-1], ids[:, 1:]):
             probs, places = self._components(ids, filled)
@@ -134,7 +141,8 @@ class NGramMixture(LanguageModel):
         """Log-probabilities (B, T, V) float64 of the token after each of `tokens` (B, T); errors as token_losses."""
         ids = self._row(tokens)
         steps = [self._distributions(ids[:, : stop + 1]) for stop in range(ids.shape[1])]
-        return torch.from_numpy(np.log(np.stack(steps, axis=1))).to(tokens.device)
+        probabilities = np.stack(steps, axis=1) if steps else np.ones((*tokens.shape, self.vocab_size))
+        return torch.from_numpy(np.log(probabilities)).to(tokens.device)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """See LanguageModel; the state is a window on the last tokens, NO_TOKEN before the row's start."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.errors import CheckpointError
-from pretrain.models.ngram_counts import Ints, OrderCounts
+from pretrain.models.ngram_counts import OrderCounts
+from pretrain.models.ngram_storage import Ints
 
 EXACT = 191  # the largest count that is kept; 64 codes are left for larger ones
 AT_ONCE = 2**18  # numbers that are packed at a time, a multiple of 8

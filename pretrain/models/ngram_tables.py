@@ -7,12 +7,19 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from pretrain.models.ngram_counts import Ints
+from pretrain.models.ngram_storage import Ints
 from pretrain.models.ngram_trie import ABSENT, LEAF, UNSEEN, NGramTrie
 from pretrain.models.smoothing import NODES, Floats, Smoothing
 
 NO_TOKEN = -1  # before a row's start
 AT_ONCE = 2**16  # n-grams
+HASHED_BYTES = 16  # of a key in a hash table, of which half is taken
+
+
+def fits(arrays: Mapping[str, Ints], memory_bytes: int) -> bool:
+    """Whether tables, and hash tables of their keys, fit into so much memory."""
+    hashed = sum(HASHED_BYTES * len(table) for name, table in arrays.items() if name.startswith("keys_"))
+    return hashed + sum(table.nbytes for table in arrays.values()) <= memory_bytes
 
 
 class NGramTables:
@@ -21,9 +28,19 @@ class NGramTables:
     Args:
         arrays: unigrams, nodes_n, keys_n, links_n and tails, see smoothing and ngram_trie.
         end: the id that parts documents.
+        memory_bytes: where the tables and hash tables need more, there are no hash tables.
     """
 
-    def __init__(self, order: int, vocab_size: int, smoothing: Smoothing, arrays: Mapping[str, Ints], end: int) -> None:
+    def __init__(
+        self,
+        order: int,
+        vocab_size: int,
+        smoothing: Smoothing,
+        arrays: Mapping[str, Ints],
+        end: int,
+        *,
+        memory_bytes: int,
+    ) -> None:
         self.order = order
         self.vocab_size = vocab_size
         self.end = end
@@ -33,7 +50,7 @@ class NGramTables:
         self.nodes = [self.unigrams, *(arrays[f"nodes_{n}"] for n in range(1, order + 1))]
         longer = range(2, order + 1)
         keys, links = [arrays[f"keys_{n}"] for n in longer], [arrays[f"links_{n}"] for n in longer]
-        self.trie = NGramTrie(order, vocab_size, keys, links, arrays["tails"])
+        self.trie = NGramTrie(order, vocab_size, keys, links, arrays["tails"], hashed=fits(arrays, memory_bytes))
 
     def ngrams(self) -> int:
         """How many n-grams of all orders there are; those of order 1 are the V ids."""
@@ -73,7 +90,6 @@ class NGramTables:
     def probabilities(self, tokens: Ints, targets: Ints) -> Floats:
         """Of each target (B, T)."""
         runs_on = np.array_equal(targets[:, :-1], tokens[:, 1:])  # then a target's n-gram is the next one's context
-        runs_on = np.array_equal(targets[:, :-1], tokens[:, 1:])
         probs, rows = self.nodes[0].take(targets.ravel()), np.zeros((0, 3))  # (B * T,)
         for n, contexts, found in self.walk(tokens, targets, runs_on=runs_on):
             if n == 2 or not runs_on:

@@ -8,14 +8,12 @@ Shapes: R look-ups, V ids of the vocabulary, E_n entries, M_n nodes and L_n leav
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pretrain.models.ngram_counts import OrderCounts, single_threads
-
-Ints = NDArray[Any]
+from pretrain.models.ngram_counts import OrderCounts
+from pretrain.models.ngram_runs import single_threads
+from pretrain.models.ngram_storage import Ints, empty, pieces
 
 UNSEEN = -1  # the training text does not have it
 ABSENT = -2  # there is none of this length: it would cross the row's start or the document's
@@ -34,25 +32,30 @@ class NGramTrie:
         keys: for n from 2, (E_n,) int64, ascending: the node of the first n-1 tokens times V, plus the last token.
         links: for n from 2, (E_n,) the node, or -1 minus the leaf.
         tails: the tokens behind the leaves of order 2, then of order 3 ..., order - n of each; V for none.
+        hashed: whether there is memory for hash tables; without them look-ups are binary searches, which are slower.
     """
 
-    def __init__(self, order: int, vocab_size: int, keys: Sequence[Ints], links: Sequence[Ints], tails: Ints) -> None:
+    def __init__(
+        self, order: int, vocab_size: int, keys: Sequence[Ints], links: Sequence[Ints], tails: Ints, *, hashed: bool
+    ) -> None:
         self.order = order
         self.vocab_size = vocab_size
         none: list[Ints] = [np.zeros(0, np.int64)] * 2  # of orders 0 and 1
         self.keys, self.links, self.tails = [*none, *keys], [*none, *links], tails
-        leaves = [int((table < 0).sum()) for table in self.links]
+        leaves = [sum(int((table[here] < 0).sum()) for here in pieces(len(table))) for table in self.links]
         widths = [count * (order - n) for n, count in enumerate(leaves)]
         self.bases = [0, *np.cumsum(widths).tolist()]  # where the tails of each order begin
         pairs = zip(self.links, leaves, strict=True)
         # Bits of a link in the hash table: twice the node, or twice the leaf and one.
         self.bits = [(2 * max(count, len(table) - count)).bit_length() for table, count in pairs]
         with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
-            self.slots = list(pool.map(self._hash_table, range(order + 1)))
+            tables = range(order + 1) if hashed else ()
+            self.slots = dict(zip(tables, pool.map(self._hash_table, tables), strict=True))
 
     def ngrams(self) -> int:
         """How many different n-grams of two or more tokens there are, those inside tails included."""
-        return sum(map(len, self.keys)) + int((self.tails != self.vocab_size).sum())
+        in_tails = sum(int((self.tails[here] != self.vocab_size).sum()) for here in pieces(len(self.tails)))
+        return sum(map(len, self.keys)) + in_tails
 
     def find(self, n: int, contexts: Ints, following: Ints) -> Ints:
         """States (R,) of n-grams, from those (R,) of their first n-1 tokens, and the last tokens (R,)."""
@@ -103,8 +106,8 @@ class NGramTrie:
 
     def _look_up(self, n: int, keys: Ints) -> Ints:
         """(R,) the doubled link of each key, NO_LINK where it is in no table."""
-        slots, bits = self.slots[n], self.bits[n]
-        if not len(slots):
+        slots, bits = self.slots.get(n), self.bits[n]
+        if slots is None:
             return self._search(n, keys)
         places = _hashed(keys, _places(len(self.keys[n])))
         values = slots.take(places, mode="clip")
@@ -122,21 +125,24 @@ class NGramTrie:
         return links
 
     def _search(self, n: int, keys: Ints) -> Ints:
-        """The same by binary search, which is slower."""
-        if not len(self.keys[n]):
-            return np.full(len(keys), NO_LINK)
-        entries = np.minimum(np.searchsorted(self.keys[n], keys), len(self.keys[n]) - 1)
-        links: Ints = np.where(self.keys[n].take(entries) == keys, _doubled(self.links[n].take(entries)), NO_LINK)
+        """The same by binary search, for keys in ascending order, so that it goes once through the table."""
+        links = np.full(len(keys), NO_LINK)
+        if len(self.keys[n]):
+            order = np.argsort(keys)
+            keys = keys.take(order)
+            entries = np.searchsorted(self.keys[n], keys)
+            found = np.flatnonzero(self.keys[n].take(entries, mode="clip") == keys)
+            links[order.take(found)] = _doubled(self.links[n].take(entries.take(found)))
         return links
 
-    def _hash_table(self, n: int) -> Ints:
+    def _hash_table(self, n: int) -> Ints | None:
         """Key and link in one number, each in the first free slot from its place on; -1 is free.
 
-        Empty where a key and a link do not fit 63 bits together.
+        None where a key and a link do not fit 63 bits together, or a place 31 bits.
         """
         keys, links, bits = self.keys[n], self.links[n], self.bits[n]
-        if not len(keys) or int(keys[-1]).bit_length() + bits > 63:
-            return np.zeros(0, np.int64)
+        if not len(keys) or int(keys[-1]).bit_length() + bits > 63 or _places(len(keys)) >= 2**31:
+            return None
         slots = np.full(_places(len(keys)) + SPARE, -1)
         for start in range(0, len(keys), AT_ONCE):
             waiting = (keys[start : start + AT_ONCE] << bits) | _doubled(links[start : start + AT_ONCE])
@@ -174,11 +180,15 @@ def _hashed(keys: Ints, size: int) -> Ints:
     return hashed
 
 
-def joined_tails(orders: Sequence[OrderCounts], vocab_size: int) -> Ints:
+def joined_tails(orders: Sequence[OrderCounts], vocab_size: int, *, on_disk: bool) -> Ints:
     """The tails of all leaves of counts, cut to the order that `orders` end with."""
-    width = np.int16 if vocab_size < 2**15 else np.int32
-    tails = [level.tails[:, : len(orders) - n].ravel() for n, level in enumerate(orders, start=1)]
-    return np.concatenate(tails).astype(width)
+    widths = [len(orders) - n for n, _ in enumerate(orders, start=1)]
+    ends = np.cumsum([len(level.tails) * width for level, width in zip(orders, widths, strict=True)])
+    joined = empty((int(ends[-1]),), np.int16 if vocab_size < 2**15 else np.int32, on_disk=on_disk)
+    for level, width, part in zip(orders, widths, np.split(joined, ends[:-1]), strict=True):
+        for here in pieces(len(level.tails)):
+            part.reshape(len(level.tails), width)[here] = level.tails[here, :width]
+    return joined
 
 
 def mismatches(tables: Mapping[str, Ints], nodes: Mapping[int, int], order: int, vocab_size: int) -> list[str]:
@@ -188,23 +198,32 @@ def mismatches(tables: Mapping[str, Ints], nodes: Mapping[int, int], order: int,
         keys, links, bound = tables[f"keys_{n}"], tables[f"links_{n}"], nodes[n - 1] * vocab_size
         if keys.dtype != np.int64 or (len(keys) and not (keys[0] >= 0 and keys[-1] < bound and _ascending(keys))):
             wrong.append(f"keys_{n} {keys.shape} are not ascending from 0 to below {bound}")
-        here, leaves = links[links >= 0], -1 - links[links < 0]
+        found, leaves = _numbered(links)
         if links.shape != keys.shape:
             wrong.append(f"links_{n} {links.shape} are not one for each of keys_{n} {keys.shape}")
-        elif len(here) != nodes[n] or not (_counts_up(here) and _counts_up(leaves)):
+        elif found != nodes[n]:
             wrong.append(f"links_{n} {links.shape} do not number {nodes[n]} nodes and the leaves in order")
-        tails += len(leaves) * (order - n)
-    found = tables["tails"]
-    if found.shape != (tails,):
-        wrong.append(f"tails is {found.shape}, not ({tails},)")
-    elif tails and not (found.min() >= 0 and found.max() <= vocab_size):
+        tails += leaves * (order - n)
+    found_tails = tables["tails"]
+    if found_tails.shape != (tails,):
+        wrong.append(f"tails is {found_tails.shape}, not ({tails},)")
+    elif tails and not (found_tails.min() >= 0 and found_tails.max() <= vocab_size):
         wrong.append(f"tails has ids outside the vocabulary of {vocab_size}")
     return wrong
 
 
 def _ascending(values: Ints) -> bool:
-    return bool((values[1:] > values[:-1]).all())
+    return all(bool((np.diff(values[here.start : here.stop + 1]) > 0).all()) for here in pieces(len(values)))
 
 
-def _counts_up(values: Ints) -> bool:
-    return bool((values == np.arange(len(values))).all())
+def _numbered(links: Ints) -> tuple[int, int]:
+    """How many nodes and leaves there are; -1 nodes where one of them is not numbered in order."""
+    nodes = leaves = 0
+    ordered = True
+    for here in pieces(len(links)):
+        is_node = links[here] >= 0
+        found, others = links[here].compress(is_node), links[here].compress(~is_node)
+        ordered &= bool((found == np.arange(nodes, nodes + len(found))).all())
+        ordered &= bool((others == -1 - np.arange(leaves, leaves + len(others))).all())
+        nodes, leaves = nodes + len(found), leaves + len(others)
+    return nodes if ordered else -1, leaves

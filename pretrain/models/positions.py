@@ -26,7 +26,8 @@ def rotary_angles(positions: Tensor, width: int, base: float = 10_000.0) -> tupl
         width: D, even.
         base: the longest wavelength is 2 pi times about this.
     """
-    frequencies = base ** -(torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
+    # Divided as Llama's own code does it: the other way differs by a rounding, which a long row shows.
+    frequencies = 1.0 / base ** (torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     angles = positions[..., None].float() * frequencies  # (..., D / 2)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()

@@ -26,7 +26,11 @@ class Prefix(LanguageModel):
     """Maximum likelihood of the next token after a whole prefix of a document.
 
     A prefix is known by a 64-bit hash, the sum of a hash of each token with its place: two of ten million prefixes
-    share one with a probability of 3e-6. A row that begins without EOT has no prefix, and nothing is seen after it.
+    share one with a probability of 3e-6. A row that begins without EOT, and that no state goes before, has no prefix,
+    and nothing is seen after it.
+
+    Attributes:
+        whole_documents: an evaluation reads the stream from its beginning, and carries the state (see evaluation.loss).
 
     Buffers, sorted by prefix, then token:
         prefixes: (K,) int64 hash of a prefix, without its EOT.
@@ -39,6 +43,7 @@ class Prefix(LanguageModel):
     following: Tensor
     counts: Tensor
     end_of_text: Tensor
+    whole_documents = True
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -69,13 +74,12 @@ class Prefix(LanguageModel):
         differs = (prefixes[1:] != prefixes[:-1]) | (following[1:] != following[:-1])
         first = np.flatnonzero(np.append(len(prefixes) > 0, differs))
         counts = np.diff(first, append=len(prefixes))
-        self.prefixes, self.following, self.counts = (
-            torch.from_numpy(table) for table in (prefixes[first], following[first], counts)
-        )
+        tables = {"prefixes": prefixes[first], "following": following[first], "counts": counts}
+        self._take({name: torch.from_numpy(table) for name, table in tables.items()})
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Log-probabilities (B, T, V) float64 of the token after each of `tokens` (B, T); all -inf where unseen."""
-        rows, following, counts, totals = self._seen(self._hashes(self._checked(tokens, 0), NO_STATE))
+        rows, following, counts, totals = self._seen(*self._hashes(self._checked(tokens, 0), NO_STATE))
         return self._log_probs(rows, following, counts, totals).view(*tokens.shape, -1).to(tokens.device)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -84,20 +88,32 @@ class Prefix(LanguageModel):
         found = self._hashes(self._checked(tokens, 0), before)
         last = lengths.cpu().numpy()[:, None] - 1
         hashes, places = (np.take_along_axis(table, last, axis=1) for table in found)
-        log_probs = self._log_probs(*self._seen((hashes, places)))
-        prefix = torch.from_numpy(np.concatenate([hashes, places], axis=1))
-        return log_probs.to(tokens.device), {"prefix": prefix.to(tokens.device)}
+        log_probs = self._log_probs(*self._seen(hashes, places))
+        return log_probs.to(tokens.device), _state(hashes, places, tokens.device)
 
-    def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        """Nats (B, T) in float64: see LanguageModel. There is no state; errors as fit, and TrainingError before it."""
+    def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Nats (B, T) in float64, and the state of next_logits: see LanguageModel.
+
+        Errors as fit, and TrainingError before it.
+        """
         wanted = self._checked(targets, IGNORED).ravel()
-        rows, following, counts, totals = self._seen(self._hashes(self._checked(tokens, 0), NO_STATE))
-        hits = np.flatnonzero(following == wanted.take(rows))
+        before = NO_STATE if state is None else state["prefix"].cpu().numpy()
+        hashes, places = self._hashes(self._checked(tokens, 0), before)
+        first, stop = self._entries(hashes, places)
+        following = self.following.numpy()
+        entries, end = first.copy(), stop.copy()
+        while (entries < end).any():  # a binary search among what followed each prefix
+            middle = (entries + end) // 2
+            below = (entries < end) & (following.take(middle, mode="clip") < wanted)
+            entries, end = np.where(below, middle + 1, entries), np.where(below, end, middle)
+        hits = np.flatnonzero((entries < stop) & (following.take(entries, mode="clip") == wanted))
         probs = np.zeros(len(wanted))
-        probs[rows[hits]] = counts[hits] / totals[rows[hits]]
+        totals = self._sums[stop[hits]] - self._sums[first[hits]]
+        probs[hits] = self.counts.numpy()[entries[hits]] / totals
         with np.errstate(divide="ignore"):  # the log of 0 is meant: unseen
-            nats = np.where(wanted == IGNORED, 0.0, -np.log(probs))
-        return torch.from_numpy(nats).view(targets.shape).to(targets.device), None
+            losses = np.where(wanted == IGNORED, 0.0, -np.log(probs))
+        nats = torch.from_numpy(losses).view(targets.shape)
+        return nats.to(targets.device), _state(hashes[:, -1:], places[:, -1:], targets.device)
 
     def parameter_count(self) -> int:
         """Stored pairs of a prefix and a token."""
@@ -114,8 +130,12 @@ class Prefix(LanguageModel):
         if weights.keys() != own.keys() or len(sizes) != 1 or any(t.dtype != torch.int64 for t in weights.values()):
             shown = ", ".join(f"{name} {table.dtype} {tuple(table.shape)}" for name, table in weights.items())
             raise CheckpointError(f"not the tables of a prefix model: {shown}")
-        for name, table in weights.items():
+        self._take(weights)
+
+    def _take(self, tables: Mapping[str, Tensor]) -> None:
+        for name, table in tables.items():
             setattr(self, name, table.cpu())
+        self._sums = np.append(0, np.cumsum(self.counts.numpy()))  # (K + 1,) of the counts before each entry
 
     def _hashes(self, tokens: NDArray[np.int64], before: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The hash (B, T) of the prefix up to each of `tokens` (B, T), and that token's place in its document.
@@ -133,16 +153,20 @@ class Prefix(LanguageModel):
         earlier = np.ascontiguousarray(before[:, :1]).view(np.uint64)
         return np.where(ends >= 0, sums - at_end, sums + earlier).view(np.int64), places
 
-    def _seen(self, found: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    def _entries(self, hashes: NDArray[Any], places: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """For R = B * T prefixes: where in the tables what was seen after them begins (R,) and stops (R,)."""
+        first = np.searchsorted(self.prefixes.numpy(), hashes.ravel())
+        stop = np.searchsorted(self.prefixes.numpy(), hashes.ravel(), side="right")
+        return first, np.where(places.ravel() == NO_PLACE, first, stop)
+
+    def _seen(self, hashes: NDArray[Any], places: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """For R = B * T prefixes: all that was seen after them (row of the prefix, token, count), and totals (R,)."""
-        hashes, places = found[0].ravel(), found[1].ravel()
-        table, counts = self.prefixes.numpy(), self.counts.numpy()
-        first = np.searchsorted(table, hashes)
-        seen = np.where(places == NO_PLACE, 0, np.searchsorted(table, hashes, side="right") - first)
-        rows = np.repeat(np.arange(len(hashes)), seen)
+        first, stop = self._entries(hashes, places)
+        seen = stop - first
+        rows = np.repeat(np.arange(len(seen)), seen)
         entries = np.arange(len(rows)) + np.repeat(first - np.cumsum(seen) + seen, seen)
-        totals = np.bincount(rows, counts.take(entries), len(hashes))
-        return rows, self.following.numpy().take(entries), counts.take(entries), totals
+        totals = self._sums[stop] - self._sums[first]
+        return rows, self.following.numpy().take(entries), self.counts.numpy().take(entries), totals
 
     def _log_probs(
         self, rows: NDArray[Any], following: NDArray[Any], counts: NDArray[Any], totals: NDArray[Any]
@@ -162,6 +186,11 @@ class Prefix(LanguageModel):
         for token in (ids.min(), ids.max()) if ids.size else ():
             if not lowest <= token < self.vocab_size:
                 raise DataError(f"token id {token} is not in the vocabulary of {self.vocab_size} ids")
+
+
+def _state(hashes: NDArray[Any], places: NDArray[Any], device: torch.device) -> State:
+    """(B, 2) of hashes and places (B, 1)."""
+    return {"prefix": torch.from_numpy(np.concatenate([hashes, places], axis=1)).to(device)}
 
 
 def _mixed(tokens: NDArray[Any], places: NDArray[Any], vocab_size: int) -> NDArray[np.uint64]:

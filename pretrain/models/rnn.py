@@ -21,8 +21,8 @@ STATES = {"rnn": ("hidden",), "gru": ("hidden",), "lstm": ("hidden", "cell")}
 class RNN(LanguageModel):
     """Embeddings, layers that each hand a state from token to token, and a linear map to the vocabulary.
 
-    Each layer is torch's own, which is cuDNN's on a GPU; on a CPU, cells with a backward pass of our own were no faster
-    with the rows that the presets have. An EOT does not reset the state, as in the literature on streams of text
+    Each layer is torch's own, which is cuDNN's on a GPU; on a CPU, cells with a backward pass of our own were hardly
+    faster, unless rows were few and long. An EOT does not reset the state, as in the literature on streams of text
     (Zaremba et al. 2014): the network reads it, and learns to forget. Where no document shall see another, there is
     `trainer.packing=documents`, which carries nothing.
 

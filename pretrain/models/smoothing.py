@@ -16,7 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.models.ngram_counts import Ints, OrderCounts, distinct, single_threads
+from pretrain.models.ngram_counts import OrderCounts, distinct
+from pretrain.models.ngram_runs import single_threads
+from pretrain.models.ngram_storage import Ints, empty, pieces
 from pretrain.models.ngram_trie import joined_tails
 
 Floats = NDArray[np.float64]
@@ -24,35 +26,43 @@ Smoothing = Literal["kneser_ney", "absolute", "witten_bell", "add_k", "none", "s
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback
 STUPID_WEIGHT = 0.4
-AT_ONCE = 2**20  # entries
 
 NODES = 3  # rows of nodes_n before those of the nodes: of a leaf, of ABSENT, of UNSEEN (see ngram_trie)
 
 
-def estimated(orders: list[OrderCounts], vocab_size: int, smoothing: Smoothing, k: float) -> dict[str, Ints]:
-    """The tables of an NGram with one kind of smoothing; k is added to every count by add_k."""
+def estimated(
+    orders: list[OrderCounts], vocab_size: int, smoothing: Smoothing, k: float, *, on_disk: bool = False
+) -> dict[str, Ints]:
+    """The tables of an NGram with one kind of smoothing; k is added to every count by add_k.
+
+    Args:
+        on_disk: where the tables lie; what they hold is the same.
+    """
     total = len(orders)
     counts = chosen_counts(orders, smoothing)
     discounts = _discounts(orders, counts, vocab_size, smoothing)
 
     def table(n: int) -> Floats:
-        weights = _weights(counts[n - 1], discounts[n - 1])[:, None]
-        if n == total:
-            return weights
-        sums = _sums(orders[n], counts[n], discounts[n], len(counts[n - 1]), vocab_size)
-        leaf = np.ones(1), np.array([discounts[n][0]]), np.ones(1)
-        contexts: list[Floats] = [
-            _scale_and_rest(*leaf, vocab_size, smoothing, k),
-            np.array([(0.0, 1.0), _unseen(vocab_size, smoothing, k)]),
-            _scale_and_rest(*sums, vocab_size, smoothing, k),
-        ]
-        return np.concatenate([weights, np.concatenate(contexts)], axis=1)
+        size = len(counts[n - 1])
+        rows: Floats = empty((NODES + size, 3 if n < total else 1), np.float64, on_disk=on_disk)
+        rows[:] = 0.0
+        rows[0, 0] = 1 - discounts[n - 1][0]
+        nodes = rows[NODES:]
+        if n < total:
+            _add_entries(nodes, orders[n], counts[n], discounts[n], vocab_size)
+            rows[0, 1:] = _scale_and_rest(np.array([[1.0, discounts[n][0], 1.0]]), vocab_size, smoothing, k)
+            rows[1:NODES, 1:] = (0.0, 1.0), _unseen(vocab_size, smoothing, k)
+        for here in pieces(size):
+            if n < total:
+                nodes[here, 1:] = _scale_and_rest(nodes[here], vocab_size, smoothing, k)
+            nodes[here, 0] = _weights(counts[n - 1][here], discounts[n - 1])
+        return rows
 
     with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
         nodes = list(pool.map(table, range(1, total + 1)))
     tables: dict[str, Ints] = {f"nodes_{n}": table for n, table in enumerate(nodes, start=1)}
     tables["unigrams"] = _unigrams(counts[0], nodes[0][NODES:, 0], smoothing, k)
-    tables["tails"] = joined_tails(orders, vocab_size)
+    tables["tails"] = joined_tails(orders, vocab_size, on_disk=on_disk)
     for n, level in enumerate(orders[1:], start=2):
         tables |= {f"keys_{n}": level.keys, f"links_{n}": level.links}
     return tables
@@ -72,8 +82,11 @@ def _discounts(
         return [(0.0, 0.0, 0.0)] * len(orders)
     found = []
     for count, kinds in zip(counts, distinct(orders, vocab_size), strict=True):
-        n1, n2, n3, n4 = np.bincount(np.clip(count, 0, 5), minlength=6)[1:5].tolist()
-        n1 += kinds - int((count > 0).sum())  # what occurs once, but for the nodes
+        times = np.zeros(6, np.int64)
+        for here in pieces(len(count)):
+            times += np.bincount(np.minimum(count[here], 5), minlength=6)
+        n1, n2, n3, n4 = times[1:5].tolist()
+        n1 += kinds - int(times[1:].sum())  # what occurs once, but for the nodes
         found.append(_modified(n1, n2, n3, n4) if smoothing == "kneser_ney" else _one(n1, n2))
     return found
 
@@ -99,38 +112,36 @@ def _one(n1: int, n2: int) -> tuple[float, ...]:
 
 
 def _weights(counts: Ints, discounts: tuple[float, ...]) -> Floats:
-    """(NODES + M,) counts less what is taken from them."""
-    taken = np.array([0.0, *discounts]).take(np.minimum(counts, 3))
-    return np.concatenate([[1 - discounts[0], 0, 0], counts - taken])
+    """(M,) counts less what is taken from them."""
+    weights: Floats = counts - np.array([0.0, *discounts]).take(np.minimum(counts, 3))
+    return weights
 
 
-def _sums(
-    entries: OrderCounts, counts: Ints, discounts: tuple[float, ...], size: int, vocab_size: int
-) -> tuple[Floats, Floats, Floats]:
-    """For each of `size` contexts: the sum of its entries' counts, what discounts take from it, and the entries.
+def _add_entries(
+    sums: Floats, entries: OrderCounts, counts: Ints, discounts: tuple[float, ...], vocab_size: int
+) -> None:
+    """Add to sums (M, 3) of contexts: their entries' counts, what discounts take from these, and how many they are.
 
     Args:
         counts: of the nodes among the entries; that of a leaf is 1.
     """
-    totals, taken, kinds = np.zeros(size), np.zeros(size), np.zeros(size)
     seen = 0  # nodes of earlier pieces
-    for start in range(0, len(entries.keys), AT_ONCE):
-        contexts = entries.keys[start : start + AT_ONCE] // vocab_size
+    for here in pieces(len(entries.keys)):
+        contexts = entries.keys[here] // vocab_size
         first, last = int(contexts[0]), int(contexts[-1]) + 1
-        parents = (contexts - first).compress(entries.links[start : start + AT_ONCE] >= 0)
+        parents = (contexts - first).compress(entries.links[here] >= 0)
         own = counts[seen : seen + len(parents)]
         seen += len(parents)
-        kinds[first:last] += np.bincount(contexts - first, minlength=last - first)
-        totals[first:last] += np.bincount(parents, own - 1.0, last - first)
+        kinds = np.bincount(contexts - first, minlength=last - first)
         more = np.array([0.0, *discounts]).take(np.minimum(own, 3)) - discounts[0]  # than from a leaf
-        taken[first:last] += np.bincount(parents, more, last - first)
-    return totals + kinds, taken + kinds * discounts[0], kinds
+        sums[first:last, 0] += np.bincount(parents, own - 1.0, last - first) + kinds
+        sums[first:last, 1] += np.bincount(parents, more, last - first) + kinds * discounts[0]
+        sums[first:last, 2] += kinds
 
 
-def _scale_and_rest(
-    totals: Floats, taken: Floats, kinds: Floats, vocab_size: int, smoothing: Smoothing, k: float
-) -> Floats:
-    """(M, 2) of contexts with these sums; where nothing ever followed, all is the rest."""
+def _scale_and_rest(sums: Floats, vocab_size: int, smoothing: Smoothing, k: float) -> Floats:
+    """(M, 2) of contexts with these sums (M, 3); where nothing ever followed, all is the rest."""
+    totals, taken, kinds = sums.T
     if smoothing == "witten_bell":
         totals, taken = totals + kinds, kinds
     elif smoothing == "add_k":

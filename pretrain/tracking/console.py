@@ -25,7 +25,7 @@ class ConsoleTracker:
             loss, perplexity, bits = (row[f"val/{name}"] for name in ("loss", "perplexity", "bits_per_byte"))
             say(
                 f"step {row['step']:,}, {duration(row['seconds'])}: validation loss {loss:.4f}, "
-                f"perplexity {perplexity:,.2f}, {bits:.4f} bits per byte"
+                f"perplexity {perplexity:,.2f}" + ("" if bits is None else f", {bits:.4f} bits per byte")
             )
 
     def close(self) -> None:

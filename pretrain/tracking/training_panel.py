@@ -93,8 +93,9 @@ class TrainingPanel:
             found.append(("learning rate", f"{row['lr']:.3g}, gradient norm {row['grad_norm']:.3g}"))
         if self.validation:
             of = self.validation
-            bits = f"{of['val/bits_per_byte']:.4f} bits per byte"
-            text = f"loss {of['val/loss']:.4f}, {_perplexity(of['val/loss'])}, {bits} at step {of['step']:,}"
+            of_text = of["val/bits_per_byte"]
+            bits = "" if of_text is None else f", {of_text:.4f} bits per byte"
+            text = f"loss {of['val/loss']:.4f}, {_perplexity(of['val/loss'])}{bits} at step {of['step']:,}"
             found.insert(2, ("validation", text))
         return found
 

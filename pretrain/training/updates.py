@@ -118,21 +118,22 @@ class GradientUpdate:
         torch.manual_seed((self.seed * 1_000_003 + batch) % 2**63)
         weights = list(self.working.parameters())
         device = weights[0].device
-        rows = torch.from_numpy(self.batches[batch]).to(device)  # (R, T + 1)
+        tokens, targets = (torch.from_numpy(part).to(device) for part in self.batches.pairs(batch))  # (R, P)
+        count = self.batches.targets(batch)
         gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         total = torch.zeros((), device=device)
         self.working.train()
-        micros = torch.split(rows, self.micro_batch)
+        micros = list(zip(torch.split(tokens, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
         carried = self.carried if self.batches.goes_on(batch) and self.carried else [None] * len(micros)
         carried_on: list[State | None] = []
         for micro, state in zip(micros, carried, strict=True):
             self.stop.check()
-            nats, state = self._losses(micro[:, :-1], micro[:, 1:], state)
+            nats, state = self._losses(*micro, state)
             carried_on.append(state and {name: tensor.detach() for name, tensor in state.items()})
-            loss = nats.sum() / self.batches.tokens
+            loss = nats.sum() / count
             torch._foreach_add_(gradients, list(torch.autograd.grad(loss, weights)))
             total += loss.detach()
-        lr = self.optimizer.lr * self.schedule(number, progress)
+        lr = self.optimizer.lr * self.schedule(number, (number + 1) * self.batches.tokens, progress)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         result = StepResult(float(total), self.batches.tokens, lr, float(norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):

@@ -1,5 +1,6 @@
 """Token shards: what is written, what is read, and what is noticed when they are damaged."""
 
+import gc
 import itertools
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.data.stages import Silent, Workspace
 from pretrain.data.tokenizing import train_tokenizer, write_shards
 from pretrain.errors import DataError
+from pretrain.tokenizers.backend import BackendTokenizer
 from pretrain.tokenizers.bpe import BytePairEncoding
 from pretrain.tokenizers.loading import load
 
@@ -277,6 +279,22 @@ def test_a_token_outside_the_vocabulary_names_the_document(shard_documents, toke
     side = shard_documents([["xyz", "a"]], tmp_path)
     with pytest.raises(DataError, match="document 0001: token id 5000 is outside"):
         write_shards(tokenizer_file, {"train": side}, Workspace(tmp_path, Serial(), Silent()))
+
+
+def test_a_process_holds_one_tokenizer_however_many_shards_it_encodes(shards_of, tiny_corpus):
+    """Each knows thousands of words, and would be held until Python looks for cycles, which is seldom."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = tokenizers_held()
+        shards_of([[text] for text in tiny_corpus])
+        assert tokenizers_held() - before <= 2  # the workers', and the one that the manifest tells of
+    finally:
+        gc.enable()
+
+
+def tokenizers_held() -> int:
+    return sum(type(held) is BackendTokenizer for held in gc.get_objects())
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("{}"), lambda path: path.unlink()])

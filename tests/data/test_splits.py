@@ -169,6 +169,20 @@ def test_each_row_group_is_read_about_once(shard_documents, tmp_path, monkeypatc
     assert groups <= len(read) <= groups + len(placed.files())  # those at the border belong to both sides
 
 
+def test_a_range_is_gathered_without_a_second_copy_of_its_text(shard_documents, tmp_path):
+    texts = [f"{number} " + "words " * 500 for number in range(1600)]
+    at = Workspace(tmp_path, Serial(), Silent())
+    placed = place_documents(shard_documents([texts[n::4] for n in range(4)], tmp_path), seed=1, workspace=at)
+    size = placed.total("bytes_out")
+    before, held, seen = pa.total_allocated_bytes(), [], 0
+    task = splits._Range(tuple(placed.files()), 0, splits.PLACES, 0.0, "test", 100_000)
+    for batch in splits._gather(task):
+        held.append(pa.total_allocated_bytes() - before)
+        seen += batch.bytes_in
+    assert seen == size
+    assert size < max(held) < 1.5 * size
+
+
 @pytest.mark.usefixtures("_small_pieces")
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_many_copies_of_a_text_are_never_held_together(split, seed, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import math
 import signal
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from pretrain.evaluation.loss import Loss, Validation, stream_loss
 from pretrain.models.gpt import GPT
 from pretrain.models.language_model import LanguageModel
 from pretrain.models.mlp import MLP
+from pretrain.models.prefix import Prefix
 from pretrain.stopping import Stop
 
 V = 5
@@ -137,6 +139,21 @@ def test_targets_without_probability_are_counted_and_make_the_mean_infinite(make
     assert result.tokens == 59
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+@pytest.mark.parametrize(("row", "stride"), [(60, 60), (8, 4), (3, 1)])
+def test_a_model_of_whole_documents_reads_each_from_its_beginning(make_stream, monkeypatch, row, stride, at_once):
+    """Rows that began inside a document would leave all that follows in it unseen."""
+    monkeypatch.setattr(loss_module, "TOKENS_AT_ONCE", at_once)
+    model = Prefix(V)
+    model.fit(np.array([0, 1, 2, 3, 0, 1, 2, 4, 0]), 0)
+    known = loss_of(model, make_stream([0, 1, 2, 4, 0, 1, 2, 3, 0], cuts=[4]), row, stride)
+    assert (known.tokens, known.unseen) == (8, 0)
+    assert known.nats == pytest.approx(2 * math.log(2))  # 3 or 4, in both documents
+    strange = loss_of(model, make_stream([0, 1, 1, 1, 0, 1, 2, 3, 0]), row, stride)
+    assert (strange.tokens, strange.unseen, strange.nats) == (8, 3, math.inf)
+    assert loss_of(model, make_stream([0, 1, 2, 4, 0, 1, 1, 1, 0]), row, stride, most=4).unseen == 0
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_stream_without_a_target_is_refused(make_stream, length):
     with pytest.raises(EvaluationError, match="train split holds no target token"):
@@ -157,6 +174,7 @@ def test_mean_perplexity_and_bits_follow_from_the_nats():
     assert loss.bits_per(8) == pytest.approx(1)
     assert loss.bits_per(2) == pytest.approx(4)
     assert Loss(nats=1e6, tokens=1).perplexity == math.inf
+    assert math.isnan(Loss(nats=math.nan, tokens=1).perplexity)  # of scores that are no probabilities
     with pytest.raises(EvaluationError, match="validation text is empty"):
         loss.bits_per(0)
 

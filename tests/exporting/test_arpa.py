@@ -90,7 +90,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(stream: np.ndarray, tmp_path: Pa
     lines = lines_of(stream, tmp_path)
     for stop in (0, 1, 3, 8, len(lines) // 2, len(lines) - 3, len(lines) - 1):
         (tmp_path / "cut.arpa").write_text("".join(lines[:stop]))
-        with pytest.raises(DataError, match=r"is cut: it ends behind line|-grams: is wanted"):
+        with pytest.raises(DataError, match=r"is cut: it ends behind line|is cut, or its counts|-grams: is wanted"):
             read(tmp_path / "cut.arpa")
 
 
@@ -103,6 +103,19 @@ def test_a_file_that_lies_about_its_counts_is_refused(stream: np.ndarray, n: int
     (tmp_path / "lie.arpa").write_text("".join(lines))
     with pytest.raises(DataError, match=r"lie\.arpa, line \d+: .*counts"):
         read(tmp_path / "lie.arpa")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_counts_that_no_file_of_its_size_holds_are_refused_before_there_is_room_for_them(
+    stream: np.ndarray, packed: bool, tmp_path: Path
+) -> None:
+    lines = lines_of(stream, tmp_path)
+    lines[2] = "ngram 2=99999999999999\n"
+    text = "".join(lines).encode()
+    path = tmp_path / ("lie.arpa.gz" if packed else "lie.arpa")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    with pytest.raises(DataError, match=r"is cut, or its counts are wrong: it says 1\d+ n-grams, \d+ is the most"):
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +140,10 @@ def test_other_orders_and_missing_files_say_what_to_type(stream: np.ndarray, tmp
     write_arpa(fitted(stream, 2), tmp_path / "a.arpa")
     with pytest.raises(DataError, match=r"is of order 2; set model\.order=2"):
         read(tmp_path / "a.arpa", 3)
-    with pytest.raises(DataError, match="cannot be read as an ARPA file"):
+    with pytest.raises(UsageError, match=r"model\.path=.*nothing\.arpa is not a file"):
         read(tmp_path / "nothing.arpa")
+    (tmp_path / "image.arpa").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read as an ARPA file"):
+        read(tmp_path / "image.arpa")
     with pytest.raises(ConfigError, match=r"model\.path names the file"):
         NGram(V, order=3, smoothing="arpa", k=1.0)

@@ -118,7 +118,7 @@ def test_inspect_takes_the_views_name_as_a_bare_word(home: Path, capsys: pytest.
 
 
 def test_export_writes_what_a_new_run_reads(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found, _ = answer(capsys, "export", f"runs_dir={home}/runs", "run=five", f"path={home}/five.arpa")
+    code, found, _ = answer(capsys, "export", f"runs_dir={home}/runs", "run=five", "to=arpa", f"path={home}/five.arpa")
     assert code == 0
     assert list(found["holds"]) == [f"{n}-grams" for n in range(1, 6)]
     words = [
@@ -132,7 +132,7 @@ def test_export_writes_what_a_new_run_reads(home: Path, capsys: pytest.CaptureFi
     assert code == 0
     five = json.loads((home / "runs" / "five" / "result.json").read_text())
     assert result["validation"]["loss"] == pytest.approx(five["validation"]["loss"], abs=1e-7)
-    code, _, said = answer(capsys, "export", f"runs_dir={home}/runs", "run=mixed")
+    code, _, said = answer(capsys, "export", f"runs_dir={home}/runs", "run=mixed", "to=arpa")
     assert code == 2
     assert "to=arpa is for n-grams" in said
 

@@ -26,6 +26,8 @@ TINY = {
     "lstm": RECURRENT,
     "lstm of one layer, untied": [*RECURRENT, "model.n_layer=1", "model.tied=false"],
     "attention": ["model.n_embd=16", "model.n_head=2", "model.context_length=16"],
+    "encoder_decoder": SMALL,
+    "encoder_decoder, normalised before each layer": [*SMALL, "model.norm=pre"],
     "gpt_nano": SMALL,
     "gpt with sinusoidal positions": [*SMALL, "model.positions=sinusoidal"],
     "gpt with rotary positions": [*SMALL, "model.positions=rotary"],
@@ -55,7 +57,7 @@ GRADIENT = [name for name in TINY if "ngram" not in name]
 
 def build(name: str, vocab_size: int = V) -> LanguageModel:
     torch.manual_seed(0)
-    settings = cli._composed("train", [f"model={name.split()[0]}", *TINY[name]])
+    settings = cli._composed("train", [f"model={name.split()[0].rstrip(',')}", *TINY[name]])
     model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=vocab_size)
     if "ngram" in name:
         stream = np.random.default_rng(0).integers(1, vocab_size, 400)
@@ -117,6 +119,13 @@ def test_weights_survive_saving_and_loading(model: LanguageModel, request: pytes
             parameter.zero_()
     copy.load_weights(model.state_dict())
     assert torch.equal(model(tokens()), copy(tokens()))
+
+
+def test_rows_of_no_token_and_of_one_are_rows_too(model: LanguageModel) -> None:
+    rows = tokens()
+    assert model(rows[:, :0]).shape == (B, 0, V)
+    assert model.token_losses(rows[:, :0], rows[:, :0])[0].shape == (B, 0)
+    assert torch.allclose(model(rows[:, :1])[:, 0], model(rows)[:, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", GRADIENT)

@@ -13,6 +13,7 @@ from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
 from pretrain.models.language_model import IGNORED, LanguageModel
 from pretrain.models.modern import Modern
+from pretrain.models.relu_squared import relu_squared
 from pretrain.models.rms_norm import EPS, RMSNorm
 
 V, B, T = 23, 3, 12
@@ -80,6 +81,13 @@ def test_blocks_that_start_at_zero_add_nothing_and_others_do() -> None:
     assert not torch.allclose(modern(lookback=0, zero_init=False)._hidden(rows), hidden, atol=0.5)
 
 
+def test_the_squared_relu_has_the_values_and_gradients_of_its_definition() -> None:
+    x = torch.tensor([-2.0, -0.5, 0.0, 0.5, 3.0], requires_grad=True)
+    squared = relu_squared(x)
+    assert squared.tolist() == [0.0, 0.0, 0.0, 0.25, 9.0]
+    assert torch.autograd.grad(squared, x, torch.arange(1.0, 6.0))[0].tolist() == [0.0, 0.0, 0.0, 4.0, 30.0]
+
+
 @pytest.mark.parametrize("shape", [(4, 7), (2, 3, 5, 6)])
 def test_the_norm_has_the_values_and_gradients_of_torchs_own(shape: tuple[int, ...]) -> None:
     x = (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
@@ -112,7 +120,8 @@ def test_normed_queries_and_keys_bound_the_scores() -> None:
 @pytest.mark.parametrize("lookback", [0, 1, 3])
 def test_a_token_is_embedded_with_as_many_before_it_as_lookback_says(lookback: int, lookback_by: str) -> None:
     model = modern(lookback=lookback, lookback_by=lookback_by)  # whose blocks add nothing yet
-    nn.init.ones_(model.past_embedding_scales)
+    if model.past_embedding_scales is not None:
+        nn.init.ones_(model.past_embedding_scales)
     before, other = tokens(), tokens()
     other[:, 4] = (other[:, 4] + 1) % V
     changed = (model(before) - model(other)).abs().amax(dim=(0, 2)) > 0
@@ -141,6 +150,17 @@ def test_the_mix_with_the_first_embedding_starts_as_the_plain_residual_and_learn
     gradient = mixed.blocks[1].get_parameter("mix").grad
     assert gradient is not None
     assert (gradient != 0).all()
+
+
+def test_a_block_that_takes_the_first_embedding_alone_sees_nothing_of_the_blocks_before() -> None:
+    model = modern(n_layer=2, embedding_mix=True, noise=0.1)
+    with torch.no_grad():
+        model.blocks[1].get_parameter("mix").copy_(torch.tensor([0.0, 1.0]))
+    before = model(tokens())
+    nn.init.normal_(model.blocks[0].get_parameter("feed_forward.output.weight"))
+    assert torch.equal(model(tokens()), before)
+    nn.init.normal_(model.blocks[1].get_parameter("feed_forward.output.weight"))
+    assert not torch.equal(model(tokens()), before)
 
 
 def test_a_soft_cap_bounds_the_logits_and_keeps_their_order() -> None:
@@ -182,6 +202,22 @@ def test_a_bf16_copy_agrees_within_its_rounding() -> None:
     assert torch.allclose(exact, rounded, atol=0.1)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lookback": 0},
+        {"lookback": 2, "lookback_by": "channel"},
+        {"lookback": 2, "value_embeddings": 3, "embedding_mix": True, "tied": False},
+        {"qk_norm": False, "activation": "gelu", "window": 2, "soft_cap": 5.0},
+    ],
+)
+def test_every_parameter_learns(settings: dict[str, Any]) -> None:
+    model = modern(noise=0.1, **settings)
+    nats, _ = model.token_losses(tokens(), tokens(2))
+    for gradient in torch.autograd.grad(nats.sum(), list(model.parameters())):
+        assert gradient.abs().sum() > 0
+
+
 def test_dropout_drops_in_training_only() -> None:
     model = modern(dropout=0.5, noise=0.1)
     assert torch.equal(model(tokens()), model(tokens()))
@@ -214,11 +250,10 @@ def test_a_row_longer_than_the_context_is_refused() -> None:
         modern(context_length=4)(tokens())
 
 
-def test_modern_is_no_larger_than_gpt_nano_and_modern_small_of_gpt2_smalls_class() -> None:
-    counts = {}
-    for name, vocabulary in [("modern", 322), ("gpt_nano", 322), ("modern_small", 50_257), ("gpt2_small", 50_257)]:
-        settings = cli._composed("train", [f"model={name}"])["model"]
-        with torch.device("meta"):
-            counts[name] = config.build(config.Part(settings), vocab_size=vocabulary).parameter_count()
-    assert counts["modern"] <= counts["gpt_nano"] <= 850_000
-    assert counts["modern_small"] == pytest.approx(counts["gpt2_small"], rel=0.001)
+@pytest.mark.parametrize(
+    ("preset", "vocabulary", "count"), [("modern", 322, 769_280), ("modern_small", 50_257, 123_532_800)]
+)
+def test_presets_have_as_many_parameters_as_their_classes(preset: str, vocabulary: int, count: int) -> None:
+    settings = cli._composed("train", [f"model={preset}"])["model"]
+    with torch.device("meta"):
+        assert config.build(config.Part(settings), vocab_size=vocabulary).parameter_count() == count

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pretrain.errors import CheckpointError, DataError, TrainingError
 from pretrain.exporting.arpa import listed
-from pretrain.models import ngram, ngram_counts, ngram_runs
+from pretrain.models import ngram, ngram_runs, ngram_storage
 from pretrain.models.language_model import IGNORED
 from pretrain.models.ngram import NGram
 from pretrain.models.ngram_arpa import arpa_tables
@@ -296,9 +296,12 @@ def test_a_read_only_memory_map_is_fitted_as_an_array_is(stream, tmp_path):
     assert all(torch.equal(tables[name], others[name]) for name in tables)
 
 
-def test_a_stream_cut_in_the_middle_of_a_document_is_fitted():
-    log_probs = fitted(np.array([3, 1, 2, EOT, 1, 2, 4, 1]), order=3)(random_tokens(2, 8))
-    assert log_probs.isfinite().all()
+@pytest.mark.parametrize("run", [1, 2, 3, 2**20])
+def test_a_document_that_the_stream_cuts_ends_there(run, monkeypatch):
+    monkeypatch.setattr(ngram_runs, "RUN", run)
+    cut = np.array([3, 1, 2, EOT, 1, 2, 4, 1])
+    tables, ended = (fitted(tokens, order=3).state_dict() for tokens in (cut, np.append(cut, EOT)))
+    assert all(torch.equal(table, ended[name]) for name, table in tables.items())
 
 
 @pytest.mark.parametrize("order", [1, 3])
@@ -316,7 +319,9 @@ def test_parameters_are_the_stored_ngrams():
     assert fitted(stream_of([[1, 2, 1]]), order=3).parameter_count() == 6 + 4 + 3
 
 
-def test_tables_of_another_order_vocabulary_or_type_are_refused(stream):
+@pytest.mark.parametrize("piece", [1, 7, 2**18])
+def test_tables_of_another_order_vocabulary_or_type_are_refused(stream, piece, monkeypatch):
+    monkeypatch.setattr(ngram_storage, "PIECE", piece)
     weights = fitted(stream, order=3).state_dict()
     for order, vocab_size in ((2, 6), (4, 6), (3, 7)):
         with pytest.raises(CheckpointError, match=f"order {order}, {vocab_size} ids: .*(keys_3|keys_4|unigrams)"):

@@ -59,6 +59,16 @@ def test_step_by_step_equals_the_whole_row_also_for_rows_of_unlike_lengths() -> 
     assert torch.equal(logits[1], whole[1, 2])
 
 
+def test_losses_go_on_from_the_state_of_the_row_before() -> None:
+    model = fitted([[1, 2, 3], [1, 2, 2], [3]])
+    tokens, targets = torch.tensor([[EOT, 1, 2, 3, EOT, 3]]), torch.tensor([[1, 2, 2, EOT, 3, EOT]])
+    whole, _ = model.token_losses(tokens, targets)
+    for cut in range(1, 6):
+        first, state = model.token_losses(tokens[:, :cut], targets[:, :cut])
+        second, _ = model.token_losses(tokens[:, cut:], targets[:, cut:], state)
+        assert torch.equal(torch.cat([first, second], dim=1), whole)
+
+
 def test_tables_survive_saving_and_others_are_refused() -> None:
     model, copy = fitted([[1, 2], [1]]), Prefix(5)
     copy.load_weights(model.state_dict())

@@ -144,11 +144,27 @@ def test_a_document_is_read_from_a_state_of_zeros(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("n_layer", [1, 2])
-def test_dropout_drops_in_training_only(n_layer: int, cell: Cell) -> None:
+def test_dropout_drops_before_between_and_behind_the_layers_in_training_only(n_layer: int, cell: Cell) -> None:
     model = recurrent(cell, n_layer, dropout=0.5)
     assert torch.equal(model(rows()), model(rows()))
-    model.train()
-    assert not torch.equal(model(rows()), model(rows()))
+    read: list[Tensor] = []
+    model.recurrence.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    assert model.projection is not None
+    model.projection.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    model.train()(rows())
+    for activations in read:
+        assert 0.3 < float((activations == 0).float().mean()) < 0.7
+    assert model.recurrence.dropout == (0.5 if n_layer > 1 else 0.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_the_layers_read_begins_at_about_one(tied: bool) -> None:
+    torch.manual_seed(0)
+    model = RNN(500, cell="lstm", n_layer=1, n_embd=64, n_hidden=32, dropout=0.0, tied=tied)
+    read: list[Tensor] = []
+    model.recurrence.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    model(torch.arange(500)[None])
+    assert float(read[0].detach().std()) == pytest.approx(1.0, rel=0.05)
 
 
 def update_of(model: RNN, batches: Batches) -> GradientUpdate:

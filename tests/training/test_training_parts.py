@@ -1,4 +1,4 @@
-"""Optimizer, schedules, update, limits: the parts that the loop puts together."""
+"""Update and limits: parts that the loop puts together. Optimizers and schedules have files of their own."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from pretrain.stopping import Stop
 from pretrain.training.checkpoints import TrainingState
 from pretrain.training.loop import Limits
 from pretrain.training.optimizers import AdamW
-from pretrain.training.schedules import Constant, Cosine
+from pretrain.training.schedules import Constant
 from pretrain.training.updates import GradientUpdate
 
 V = 17
@@ -38,58 +38,6 @@ def gradient_update(folder: Path, micro_batch: int = 4, dtype: torch.dtype = tor
     return GradientUpdate(
         model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop(), max_grad_norm=1.0
     )
-
-
-def test_adamw_equals_torchs_with_decay_on_matrices_only() -> None:
-    torch.manual_seed(0)
-    ours = {"matrix": torch.randn(4, 3), "vector": torch.randn(5)}
-    theirs = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in ours.items()}
-    optimizer = AdamW(ours, lr=0.01, beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.3)
-    groups = [
-        {"params": [theirs["matrix"]], "weight_decay": 0.3},
-        {"params": [theirs["vector"]], "weight_decay": 0.0},
-    ]
-    reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.9), eps=1e-6)
-    for _ in range(5):
-        gradients = [torch.randn_like(tensor) for tensor in ours.values()]
-        for parameter, gradient in zip(theirs.values(), gradients, strict=True):
-            parameter.grad = gradient.clone()
-        reference.step()
-        optimizer.step(gradients, lr=0.01)
-    for name, tensor in ours.items():
-        assert torch.allclose(tensor, theirs[name], atol=1e-6)
-
-
-def test_an_optimizer_goes_on_from_its_saved_state() -> None:
-    def run(steps: int, optimizer: AdamW) -> None:
-        for step in range(optimizer.steps, steps):
-            gradient = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
-            optimizer.step([gradient], lr=0.1)
-
-    def fresh(weights: torch.Tensor) -> AdamW:
-        return AdamW({"w": weights}, lr=0.1, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1)
-
-    whole, half = torch.ones(4, 3), torch.ones(4, 3)
-    run(6, fresh(whole))
-    first = fresh(half)
-    run(3, first)
-    second = fresh(half)
-    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
-    run(6, second)
-    assert torch.equal(whole, half)
-
-
-def test_cosine_warms_up_linearly_and_ends_at_its_final_fraction() -> None:
-    schedule = Cosine(warmup_steps=4, final_fraction=0.1)
-    assert [schedule(step, 0.0) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert schedule(100, 0.5) == pytest.approx(0.55)
-    assert schedule(100, 1.0) == pytest.approx(0.1)
-    assert all(schedule(50, share / 10) > schedule(50, (share + 1) / 10) for share in range(10))
-
-
-def test_constant_stays_at_the_peak_after_its_warm_up() -> None:
-    schedule = Constant(warmup_steps=1)
-    assert [schedule(step, step / 3) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
 
 
 def test_the_first_limit_that_is_reached_ends_a_run() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pretrain.data.words import WordTable, portions
 from pretrain.tokenizers.spans import mixed
 
-CHARACTERS_AT_ONCE = 1 << 22  # characters whose words are found at the same time
+CHARACTERS_AT_ONCE = 1 << 19  # characters whose words are found at the same time: more take more memory, and are slower
 WINDOWS_AT_ONCE = 1 << 20  # shingles that are hashed at the same time
 Sets = tuple[NDArray[np.int64], NDArray[np.uint32]]  # how long some sets are; and all, one after the other
 MULTIPLIER = np.uint64(0xD1342543DE82EF95)  # odd, with well-mixed bits; not that of the words' own hashes
