@@ -132,7 +132,8 @@ def _value(value: str, annotation: Any) -> str:
     if schema.accepts(annotation, list) and not (schema.accepts(annotation, str) and not value.startswith("[")):
         bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
         items = [item.strip() for item in re.findall(r"""\s*'[^']*'\s*|\s*"[^"]*"\s*|[^,]+""", bare)]
-        return "[" + ",".join(_quoted(item) for item in items) + "]"
+        written = _count if schema.lists(annotation, int) else _quoted
+        return "[" + ",".join(written(item) for item in items) + "]"
     if schema.accepts(annotation, str) and not schema.accepts(annotation, int):
         return value if value == "null" and schema.accepts(annotation, type(None)) else _quoted(value)
     if schema.accepts(annotation, int):

@@ -71,6 +71,7 @@ class TrainerSettings:
     epochs: Annotated[float, Gt(0)] | None
     max_seconds: Annotated[float, Gt(0)] | None
     batch_tokens: Count
+    double_batch_at: list[Annotated[int, Ge(1)]]
     micro_batch: Count | None
     sequence_length: Count | None
     packing: Literal["stream", "documents", "contiguous"]

@@ -106,6 +106,14 @@ def accepts(annotation: Any, kind: type) -> bool:
     return annotation is kind or origin is kind
 
 
+def lists(annotation: Any, kind: type) -> bool:
+    """Whether `annotation` is a list of `kind`, bounds aside."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(lists(member, kind) for member in arguments)
+    return origin is list and accepts(arguments[0], kind)
+
+
 def fits(value: Any, annotation: Any) -> bool:
     """Whether `value` is of the type and within the bounds of `annotation`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -207,3 +207,8 @@ def test_runs_of_nothing_is_an_empty_list(capsys: pytest.CaptureFixture[str], tm
 def test_a_value_behind_a_space_is_shown_in_the_right_form() -> None:
     with pytest.raises(UsageError, match="--seed=3"):
         cli.understood("train", ["--seed", "3"])
+
+
+def test_counts_in_a_list_may_be_short() -> None:
+    _, overrides = cli.understood("train", ["trainer.double_batch_at=[1k, 4M,8_000_000]"])
+    assert overrides == ["trainer.double_batch_at=[1000,4000000,8_000_000]"]  # Hydra reads the last one itself

@@ -89,7 +89,8 @@ def write_beginnings(folder: Path, config: str, prepared: Prepared) -> None:
 
 def _mattering(settings: dict[str, Any]) -> dict[str, Any]:
     """Dotted key to value, for the settings that a run cannot change half-way."""
-    free = FREE | RHYTHM | (LIMITS if "Constant" in settings["schedule"]["_target_"] else set())
+    open_ended = settings["schedule"]["_target_"].endswith((".Constant", ".InverseSqrt"))
+    free = FREE | RHYTHM | (LIMITS if open_ended else set())
     mattering = {key: value for key, value in _flat(settings, "") if key not in free and key.split(".")[0] not in free}
     # Runs that began before there was a choice do not name it, and go on.
     return {key: value for key, value in mattering.items() if value != NEXT_TOKEN}

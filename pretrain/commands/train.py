@@ -62,6 +62,7 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         settings.rows,
         settings.seed,
         shares,
+        doublings=trainer.double_batch_at,
         objective=objective,
         packing=trainer.packing,
         workers=trainer.loader_workers,

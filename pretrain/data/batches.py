@@ -6,6 +6,7 @@ source a row comes from is told by the mixture. Packing `contiguous` keeps the s
 into as many lanes as a batch has rows, and row b of batch i + 1 goes on where row b of batch i ended.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -35,6 +36,8 @@ class Batches:
         stream: the training tokens.
         sequence_length: targets a row.
         rows: rows a batch, on all ranks together.
+        doublings: tokens, ascending: the first batch that begins with so many or more read has twice as many rows as
+            those before it, and all later ones with it.
         seed: of the order.
         shares: of the sources, by name; one that is not named counts by its size.
         objective: what a row is made into; None: into tokens and the ones after them.
@@ -56,6 +59,7 @@ class Batches:
         seed: int,
         shares: Mapping[str, Share] | None = None,
         *,
+        doublings: Sequence[int] = (),
         objective: Objective | None = None,
         packing: Packing = "stream",
         rank: int = 0,
@@ -73,16 +77,25 @@ class Batches:
                 f"a batch of {rows} rows cannot be shared among {ranks} ranks; "
                 f"try trainer.batch_tokens={-(-rows // ranks) * ranks * sequence_length}"
             )
-        self._own = slice(rank * rows // ranks, (rank + 1) * rows // ranks)
+        self._doublings = [-(-tokens // sequence_length) for tokens in doublings]  # in rows
+        if self._doublings != sorted(set(self._doublings)) or (doublings and packing == "contiguous"):
+            raise ConfigError(
+                f"trainer.double_batch_at={list(doublings)} is not ascending by a row at least"
+                if packing != "contiguous"
+                else "trainer.double_batch_at changes the rows of a batch, which trainer.packing=contiguous cannot; "
+                "leave it out"
+            )
+        self._rank, self._ranks = rank, ranks
+        self.most_batches: int | None = None  # after which every source has reached its maximum epochs
         if packing == "contiguous":
             self._batches_a_lane = self._lanes(shares or {})
             self.rows_per_epoch = self._batches_a_lane * rows
-            self.most_batches: int | None = None  # after which every source has reached its maximum epochs
         else:
             self.mixture = self._mixed(shares or {})
             self.rows_per_epoch = sum(self._sizes)
             most = self.mixture.most_rows
-            self.most_batches = None if most is None else most // rows
+            if most is not None:
+                self.most_batches = bisect_right(range(most // rows + 1), most, key=self.first_row) - 1
         if self.most_batches == 0:
             raise DataError(
                 f"the sources reach their max_epochs after {self.mixture.most_rows} rows, before a batch of {rows} is "
@@ -95,16 +108,30 @@ class Batches:
 
     @property
     def tokens(self) -> int:
-        """Tokens of text in a batch, on all ranks together."""
+        """Tokens of text in the first batch, on all ranks together."""
         return self.rows * self.sequence_length
+
+    def first_row(self, number: int) -> int:
+        """How many rows come before batch `number`, on all ranks together."""
+        before, rows = 0, self.rows
+        for doubled in self._doublings:
+            batches = -(-max(0, doubled - before) // rows)
+            if number <= batches:
+                break
+            before, number, rows = before + batches * rows, number - batches, 2 * rows
+        return before + number * rows
+
+    def tokens_in(self, number: int) -> int:
+        """Tokens of text in batch `number`, on all ranks together."""
+        return (self.first_row(number + 1) - self.first_row(number)) * self.sequence_length
 
     def targets(self, number: int) -> int:
         """Targets in batch `number`, on all ranks together; as many as tokens where each is to be predicted."""
-        return self.objective.targets(self._keys(number, slice(0, self.rows)), self.sequence_length)
+        return self.objective.targets(self._keys(self._rows(number, 0, 1)), self.sequence_length)
 
     def pairs(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens and targets of this rank's rows of batch `number`, each (rows / ranks, P) int64."""
-        return self.objective(self[number], self._keys(number, self._own))
+        return self.objective(self[number], self._keys(self._rows(number, self._rank, self._ranks)))
 
     def __getitem__(self, number: int) -> NDArray[np.int64]:
         """This rank's rows of batch `number`, (rows / ranks, sequence_length + 1) int64."""
@@ -122,12 +149,18 @@ class Batches:
         """Whether the rows of batch `number` go on where those of the batch before it ended."""
         return self.packing == "contiguous" and number % self._batches_a_lane > 0
 
-    def _keys(self, number: int, rows: slice) -> NDArray[np.uint64]:
-        """A random key for each of some rows of a batch, whoever reads it."""
-        return mixed(mixed(self.seed, OF_OBJECTIVE), number * self.rows + np.arange(rows.start, rows.stop))
+    def _rows(self, number: int, rank: int, ranks: int) -> range:
+        """Which rows of the order batch `number` gives to a rank."""
+        first, last = self.first_row(number), self.first_row(number + 1)
+        return range(first + rank * (last - first) // ranks, first + (rank + 1) * (last - first) // ranks)
+
+    def _keys(self, rows: range) -> NDArray[np.uint64]:
+        """A random key for each of some rows, whoever reads them."""
+        return mixed(mixed(self.seed, OF_OBJECTIVE), np.arange(rows.start, rows.stop))
 
     def _read(self, number: int) -> NDArray[np.int64]:
-        first, last = number * self.rows + self._own.start, number * self.rows + self._own.stop
+        rows = self._rows(number, self._rank, self._ranks)
+        first, last = rows.start, rows.stop
         blocks = range(first // ORDERED_AT_ONCE, (last - 1) // ORDERED_AT_ONCE + 1)
         starts = np.concatenate([self._block(block) for block in blocks])
         offset = blocks.start * ORDERED_AT_ONCE

@@ -67,8 +67,9 @@ class EncoderDecoder(LanguageModel):
                 nn.init.zeros_(parameter)
             elif parameter.dim() >= 2:
                 nn.init.xavier_uniform_(parameter)
-        # Smaller than the paper's 1 / sqrt(C), so that an untrained model is near the uniform one.
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        # Less than the paper's 1 / sqrt(C), so that an untrained model is near the uniform one; with much less, tokens
+        # would be lost among positions.
+        nn.init.normal_(self.token_embedding.weight, std=0.4 / math.sqrt(n_embd))
 
     def forward(self, tokens: Tensor) -> Tensor:
         begins = self._begins(tokens)

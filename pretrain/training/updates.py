@@ -101,6 +101,8 @@ class GradientUpdate:
     ) -> None:
         self.model = model
         self.working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        # Where the optimizer's parameters are an average of weights, gradients are taken elsewhere.
+        self.learning = self.working if optimizer.points() is None else copy.deepcopy(self.working)
         self.batches = batches
         self.optimizer = optimizer
         self.schedule = schedule
@@ -116,13 +118,13 @@ class GradientUpdate:
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
         torch.manual_seed((self.seed * 1_000_003 + batch) % 2**63)
-        weights = list(self.working.parameters())
+        weights = list(self.learning.parameters())
         device = weights[0].device
         tokens, targets = (torch.from_numpy(part).to(device) for part in self.batches.pairs(batch))  # (R, P)
         count = self.batches.targets(batch)
         gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         total = torch.zeros((), device=device)
-        self.working.train()
+        self.learning.train()
         micros = list(zip(torch.split(tokens, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
         carried = self.carried if self.batches.goes_on(batch) and self.carried else [None] * len(micros)
         carried_on: list[State | None] = []
@@ -133,9 +135,9 @@ class GradientUpdate:
             loss = nats.sum() / count
             torch._foreach_add_(gradients, list(torch.autograd.grad(loss, weights)))
             total += loss.detach()
-        lr = self.optimizer.lr * self.schedule(number, (number + 1) * self.batches.tokens, progress)
+        lr = self.optimizer.lr * self.schedule(number, self._tokens_until(number + 1), progress)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        result = StepResult(float(total), self.batches.tokens, lr, float(norm))
+        result = StepResult(float(total), self.batches.tokens_in(batch), lr, float(norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             return replace(result, skipped=True)
         spike = self.spikes.score(result.loss, float(norm))
@@ -150,12 +152,15 @@ class GradientUpdate:
         self.carried = carried_on if self.batches.packing == "contiguous" else []
         return result
 
+    def _tokens_until(self, number: int) -> int:
+        return self.batches.first_row(number) * self.batches.sequence_length
+
     def _losses(self, tokens: Tensor, targets: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """Nats (B, T), and the state that the next rows go on with."""
         if self.batches.packing == "documents":
             documents = documents_in(tokens, self.batches.stream.end_of_text)
-            return self.working.document_losses(tokens, targets, documents), None
-        return self.working.token_losses(tokens, targets, state)
+            return self.learning.document_losses(tokens, targets, documents), None
+        return self.learning.token_losses(tokens, targets, state)
 
     def state(self) -> dict[str, Tensor]:
         states = [state for state in self.carried if state]
@@ -174,9 +179,11 @@ class GradientUpdate:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Bring the working copy up to date with the fp32 weights."""
+        """Bring the copies up to date with the fp32 weights."""
         if self.working is not self.model:
             torch._foreach_copy_(list(self.working.parameters()), list(self.model.parameters()))
+        if (points := self.optimizer.points()) is not None:
+            torch._foreach_copy_(list(self.learning.parameters()), points)
 
 
 class CountUpdate:

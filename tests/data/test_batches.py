@@ -238,3 +238,38 @@ def test_a_trillion_tokens_are_addressed_and_any_batch_is_found_at_once(tmp_path
     assert time.perf_counter() - started < 5
     across = stream.read(3 * size - 2, 3 * size + 2)
     assert across.tolist() == [0] * 4
+
+
+def test_batches_that_grow_pass_over_the_same_rows_in_the_same_order(make_stream):
+    stream = make_stream(range(2001))
+    even = Batches(stream, LENGTH, 4, seed=3)
+    growing = Batches(stream, LENGTH, 4, seed=3, doublings=[12 * LENGTH, 13 * LENGTH, 50 * LENGTH])
+    sizes = [len(growing[number]) for number in range(8)]
+    # 12 rows in fours; both of the first thresholds are then behind; from row 60 on the third is.
+    assert sizes == [4, 4, 4, 8, 16, 16, 32, 32]
+    assert [growing.tokens_in(number) for number in range(8)] == [size * LENGTH for size in sizes]
+    together = np.concatenate([growing[number] for number in range(8)])
+    assert np.array_equal(together, np.concatenate([even[number] for number in range(sum(sizes) // 4)]))
+
+
+def test_a_batch_that_grows_is_shared_among_ranks_and_read_ahead(make_stream):
+    stream, doublings = make_stream(range(2001)), [8 * LENGTH]
+    alone = Batches(stream, LENGTH, 4, seed=3, doublings=doublings)
+    ranks = [Batches(stream, LENGTH, 4, seed=3, doublings=doublings, rank=rank, ranks=2, workers=1) for rank in (0, 1)]
+    for number in range(5):
+        assert np.array_equal(alone[number], np.concatenate([batches[number] for batches in ranks]))
+
+
+def test_batches_that_grow_end_with_the_sources_epochs(make_stream):
+    stream = make_stream(range(40 * LENGTH + 1))
+    shares = {"test": Share(1.0, 1.0)}
+    assert Batches(stream, LENGTH, 4, 3, shares).most_batches == 10
+    # Four of 4 rows, then three of 8.
+    assert Batches(stream, LENGTH, 4, 3, shares, doublings=[16 * LENGTH]).most_batches == 7
+    assert Batches(stream, LENGTH, 4, 3, shares, doublings=[24 * LENGTH]).most_batches == 8
+
+
+@pytest.mark.parametrize(("doublings", "packing"), [([50, 40], "stream"), ([41, 42], "stream"), ([40], "contiguous")])
+def test_thresholds_that_do_not_ascend_or_do_not_go_with_the_packing_are_refused(doublings, packing, make_stream):
+    with pytest.raises(ConfigError, match=r"trainer\.double_batch_at"):
+        Batches(make_stream(range(2001)), LENGTH, 4, seed=3, doublings=doublings, packing=packing)

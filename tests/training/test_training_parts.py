@@ -15,6 +15,7 @@ from pretrain.stopping import Stop
 from pretrain.training.checkpoints import TrainingState
 from pretrain.training.loop import Limits
 from pretrain.training.optimizers import AdamW
+from pretrain.training.optimizers.schedule_free import ScheduleFree
 from pretrain.training.schedules import Constant
 from pretrain.training.updates import GradientUpdate
 
@@ -95,3 +96,39 @@ def test_a_signal_stops_before_the_next_micro_batch_and_changes_nothing(tmp_path
     with pytest.raises(Interrupted, match="SIGTERM"):
         update.step(0, 0, 0.0)
     assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_taken_where_the_optimizer_says_and_the_average_is_evaluated(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    def fresh() -> GradientUpdate:
+        update = gradient_update(tmp_path, dtype=dtype)
+        parameters = {name: parameter.detach() for name, parameter in update.model.named_parameters()}
+        optimizer = ScheduleFree(parameters, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+        return GradientUpdate(
+            update.model, update.batches, optimizer, update.schedule, dtype, 4, 0, Stop(), max_grad_norm=1.0
+        )
+
+    def check(update: GradientUpdate) -> None:
+        points = update.optimizer.points()
+        assert points is not None
+        for at, point in zip(update.learning.parameters(), points, strict=True):
+            assert torch.equal(at, point.to(dtype))
+        for average, working in zip(update.model.parameters(), update.working.parameters(), strict=True):
+            assert torch.equal(average.to(dtype), working)
+        assert not all(map(torch.equal, update.learning.parameters(), update.working.parameters()))
+
+    whole, first, second = fresh(), fresh(), fresh()
+    for number in range(4):
+        whole.step(number, number, 0.0)
+    check(whole)
+    for number in range(2):
+        first.step(number, number, 0.0)
+    second.model.load_weights(first.model.state_dict())
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    check(second)
+    for number in range(2, 4):
+        second.step(number, number, 0.0)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name])
