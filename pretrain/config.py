@@ -71,7 +71,6 @@ class TrainerSettings:
     epochs: Annotated[float, Gt(0)] | None
     max_seconds: Annotated[float, Gt(0)] | None
     batch_tokens: Count
-    double_batch_at: list[Annotated[int, Ge(1)]]
     micro_batch: Count | None
     sequence_length: Count | None
     packing: Literal["stream", "documents", "contiguous"]
@@ -80,7 +79,9 @@ class TrainerSettings:
     eval_tokens: Count
     checkpoint_every: Count
     keep_checkpoints: Count
-    keep_every: Count | None
+    # Configs of older runs do not have these.
+    keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
+    double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
