@@ -7,14 +7,12 @@ Shapes: B rows, T positions, C width, H heads, D = C / H width of a head, V ids,
 
 from typing import Annotated
 
-import torch
 from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError
-from pretrain.models.attending import Attend, document_mask
-from pretrain.models.key_value_cache import KeyValueCache, within_context
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy, positions_in
+from pretrain.models.attending import Attend
+from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
+from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
 
 
 class Attention(LanguageModel):
@@ -79,17 +77,7 @@ class Attention(LanguageModel):
             documents: (B, T), which tokens see each other; without a cache only. None: all before them.
         """
         rows, length = tokens.shape
-        if cache is None and length > self.context_length:
-            raise ConfigError(
-                f"a row of {length} tokens does not fit model.context_length={self.context_length}; "
-                f"try trainer.sequence_length={self.context_length}"
-            )
-        mask = None
-        positions = torch.arange(length, device=tokens.device)[None]  # (1 or B, T)
-        if cache is not None:
-            positions, mask = cache.positions.clamp(max=self.context_length - 1), cache.mask()
-        elif documents is not None:
-            positions, mask = positions_in(documents), document_mask(documents)
+        positions, mask = placed(tokens, self.context_length, cache, documents)  # (1 or B, T)
         x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
         heads = self.query_key_value(x).view(rows, length, 3, self.n_head, x.shape[2] // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)

@@ -15,10 +15,10 @@ from annotated_types import Ge, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
-from pretrain.models.attending import Attend, causal_mask, document_mask
+from pretrain.models.attending import Attend, causal_mask
 from pretrain.models.experts import Experts, balanced
-from pretrain.models.key_value_cache import KeyValueCache, within_context
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy, positions_in
+from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
+from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
 from pretrain.models.positions import alibi_mask, alibi_slopes, rotary_angles, rotate, sinusoids
 
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
@@ -100,17 +100,7 @@ class GPT(LanguageModel):
             documents: (B, T), which tokens see each other; without a cache only. None: all before them.
         """
         length = tokens.shape[1]
-        if cache is None and length > self.context_length:
-            raise ConfigError(
-                f"a row of {length} tokens does not fit model.context_length={self.context_length}; "
-                f"try trainer.sequence_length={self.context_length}"
-            )
-        mask = None
-        positions = torch.arange(length, device=tokens.device)[None]  # (1 or B, T)
-        if cache is not None:
-            positions, mask = cache.positions.clamp(max=self.context_length - 1), cache.mask()
-        elif documents is not None:
-            positions, mask = positions_in(documents), document_mask(documents)
+        positions, mask = placed(tokens, self.context_length, cache, documents)  # (1 or B, T)
         x = self.token_embedding(tokens)  # (B, T, C)
         angles = None
         if self.position_embedding is not None:

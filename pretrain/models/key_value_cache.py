@@ -6,8 +6,9 @@ Shapes: B rows, T new tokens, S tokens so far, R room for them, L layers, G head
 import torch
 from torch import Tensor
 
-from pretrain.models.attending import causal_mask
-from pretrain.models.language_model import State
+from pretrain.errors import ConfigError
+from pretrain.models.attending import causal_mask, document_mask
+from pretrain.models.language_model import State, positions_in
 
 FIRST_ROOM = 64  # tokens; the room is doubled where it is full
 
@@ -99,6 +100,30 @@ class KeyValueCache:
             return
         places = self.positions.view(len(new), *(1,) * (dimension - 1), self.new, *(1,) * (new.dim() - dimension - 1))
         kept.scatter_(dimension, places.expand_as(new), new)
+
+
+def placed(
+    tokens: Tensor, context_length: int, cache: KeyValueCache | None, documents: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Where each of `tokens` (B, T) stands, (1 or B, T), and whom it sees, (B, 1, T, S) bool; None: all before it.
+
+    Args:
+        cache: what the tokens see besides each other.
+        documents: (B, T), which tokens see each other; without a cache only. None: all before them.
+    Raises:
+        ConfigError: a row without a cache is longer than `context_length`.
+    """
+    length = tokens.shape[1]
+    if cache is not None:
+        return cache.positions.clamp(max=context_length - 1), cache.mask()  # padding may stand behind the last place
+    if length > context_length:
+        raise ConfigError(
+            f"a row of {length} tokens does not fit model.context_length={context_length}; "
+            f"try trainer.sequence_length={context_length}"
+        )
+    if documents is not None:
+        return positions_in(documents), document_mask(documents)
+    return torch.arange(length, device=tokens.device)[None], None
 
 
 def within_context(

@@ -8,16 +8,15 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
-from pretrain.models.attending import Attend, document_mask
+from pretrain.models.attending import Attend
 from pretrain.models.experts import Experts, balanced
-from pretrain.models.key_value_cache import KeyValueCache, within_context
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy, positions_in
+from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
+from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
 from pretrain.models.positions import rotary_angles, rotate
 
 EPS = 1e-5  # added to the mean square that a norm divides by
@@ -110,18 +109,7 @@ class Llama(LanguageModel):
             cache: what the tokens see besides each other; it grows by them.
             documents: (B, T), which tokens see each other; without a cache only. None: all before them.
         """
-        length = tokens.shape[1]
-        if cache is None and length > self.context_length:
-            raise ConfigError(
-                f"a row of {length} tokens does not fit model.context_length={self.context_length}; "
-                f"try trainer.sequence_length={self.context_length}"
-            )
-        mask = None
-        positions = torch.arange(length, device=tokens.device)[None]  # (1 or B, T)
-        if cache is not None:
-            positions, mask = cache.positions, cache.mask()
-        elif documents is not None:
-            positions, mask = positions_in(documents), document_mask(documents)
+        positions, mask = placed(tokens, self.context_length, cache, documents)  # (1 or B, T)
         angles = rotary_angles(positions[:, None], self.head_width, self.rotary_base)  # (1 or B, 1, T, D)
         seen = Seen(mask, angles, cache)
         x = self.dropout(self.token_embedding(tokens))  # (B, T, C)

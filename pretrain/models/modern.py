@@ -15,9 +15,9 @@ from annotated_types import Ge, Gt, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
-from pretrain.models.attending import Attend, causal_mask, document_mask
-from pretrain.models.key_value_cache import KeyValueCache, within_context
-from pretrain.models.language_model import LanguageModel, State, capped, linear_cross_entropy, positions_in
+from pretrain.models.attending import Attend, causal_mask
+from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
+from pretrain.models.language_model import LanguageModel, State, capped, linear_cross_entropy
 from pretrain.models.positions import rotary_angles, rotate
 from pretrain.models.relu_squared import relu_squared
 from pretrain.models.rms_norm import RMSNorm
@@ -140,17 +140,7 @@ class Modern(LanguageModel):
             documents: (B, T), which tokens see each other; without a cache only. None: all before them.
         """
         length = tokens.shape[1]
-        if cache is None and length > self.context_length:
-            raise ConfigError(
-                f"a row of {length} tokens does not fit model.context_length={self.context_length}; "
-                f"try trainer.sequence_length={self.context_length}"
-            )
-        mask = None
-        positions = torch.arange(length, device=tokens.device)[None]  # (1 or B, T)
-        if cache is not None:
-            positions, mask = cache.positions, cache.mask()
-        elif documents is not None:
-            positions, mask = positions_in(documents), document_mask(documents)
+        positions, mask = placed(tokens, self.context_length, cache, documents)  # (1 or B, T)
         angles = rotary_angles(positions[..., None], self.head_width)  # (1 or B, T, 1, D)
         everything = Seen(mask, angles, cache)
         nearby = Seen(self._nearby(length, mask, cache), angles, cache) if any(self.local) else everything
