@@ -125,14 +125,14 @@ for length, memory_bytes in ((50_000, 1), (150_000, 1), (100_000, MUCH)):
 
 
 def test_a_fit_on_disk_takes_little_memory_whatever_the_text() -> None:
-    """In a process of its own: what earlier tests left behind changes when Python collects garbage."""
+    """In a process of its own; two threads' arrays may or may not meet at the peak, which the bounds leave room for."""
     root = Path(__file__).parent.parent.parent
     answer = subprocess.run([sys.executable, "-c", FITS, root], capture_output=True, text=True, check=True)
     (kept, small, _), (_, large, _), in_memory = map(json.loads, answer.stdout.splitlines())
     assert all(json.loads(line)[2] > 1 / 3 for line in answer.stdout.splitlines())
     assert kept < 90_000  # bytes
     assert small < 1_500_000  # of the steps' own arrays
-    assert large - small < 100_000  # less than a byte a token
+    assert large - small < 400_000  # four bytes a token; in memory it is ninety
     assert min(in_memory[:2]) > 4_000_000
 
 
