@@ -93,7 +93,7 @@ class NGram(LanguageModel):
         """Count a stream (N,), EOT document EOT ... EOT, and estimate.
 
         Raises:
-            DataError: no target to count, an id outside the vocabulary, or no text as long as the order.
+            DataError: no target, an id outside the vocabulary, or no text as long as the order.
         """
         if self.path is not None:
             ids = {str(id): id for id in range(self.vocab_size)}
@@ -193,8 +193,7 @@ class NGram(LanguageModel):
     def stream_losses(self, stream: NDArray[Any]) -> NDArray[np.float64]:
         """Nats (N-1,) of each token of a stream (N,) after the first, with all the context that it has there."""
         losses = np.empty(max(0, len(stream) - 1))
-        for start in range(0, len(losses), STREAM_CHUNK):
-            stop = min(start + STREAM_CHUNK, len(losses))
+        for start, stop in _spans(len(losses), STREAM_CHUNK):
             left = max(0, start - self.order)
             chunk = torch.from_numpy(stream[left : stop + 1].astype(np.int64))
             nats, _ = self.token_losses(chunk[None, :-1], chunk[None, 1:])
@@ -288,8 +287,15 @@ def _buffers(order: int, vocab_size: int, quantised: bool) -> dict[str, torch.dt
 
 
 def _pieces(rows: int, length: int) -> Iterator[tuple[slice, int, int]]:
-    """(rows, start, stop) of parts of a (rows, length) tensor that hold about TARGETS_AT_ONCE targets each."""
-    at_once = max(1, TARGETS_AT_ONCE // max(1, length))
-    for first in range(0, rows, at_once):
-        for start in range(0, length, TARGETS_AT_ONCE):
-            yield slice(first, first + at_once), start, min(start + TARGETS_AT_ONCE, length)
+    """(rows, start, stop) of parts of a (rows, length) tensor: equal ones, of about TARGETS_AT_ONCE targets at most."""
+    for first, last in _spans(rows, max(1, TARGETS_AT_ONCE // max(1, length))):
+        for start, stop in _spans(length, TARGETS_AT_ONCE):
+            yield slice(first, last), start, stop
+
+
+def _spans(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) of equal parts of at most `most` things each; where it takes several, an even number of them."""
+    parts = -(-count // most)
+    parts += parts % 2 * (1 < parts < count)  # two threads end together
+    for part in range(parts):
+        yield count * part // parts, count * (part + 1) // parts

@@ -23,6 +23,7 @@ MIX = np.int64(-7046029254386353131)  # 2**64 over the golden ratio: Knuth's mul
 NO_LINK = -2
 SPARE = 2**12  # slots behind the last place, far more than keys ever stand in a row
 AT_ONCE = 2**16  # keys put into a hash table at a time
+FEW = 256  # look-ups that are finished at once, instead of slot by slot
 
 
 class NGramTrie:
@@ -45,12 +46,15 @@ class NGramTrie:
         leaves = [sum(int((table[here] < 0).sum()) for here in pieces(len(table))) for table in self.links]
         widths = [count * (order - n) for n, count in enumerate(leaves)]
         self.bases = [0, *np.cumsum(widths).tolist()]  # where the tails of each order begin
-        pairs = zip(self.links, leaves, strict=True)
+        nodes = [len(table) - count for table, count in zip(self.links, leaves, strict=True)]
         # Bits of a link in the hash table: twice the node, or twice the leaf and one.
-        self.bits = [(2 * max(count, len(table) - count)).bit_length() for table, count in pairs]
+        self.bits = [(2 * max(pair)).bit_length() for pair in zip(leaves, nodes, strict=True)]
+        self.bounds = [0, 0, *(count * vocab_size for count in (vocab_size, *nodes[2:-1]))]  # of keys, seen or not
         with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
             tables = range(order + 1) if hashed else ()
-            self.slots = dict(zip(tables, pool.map(self._hash_table, tables), strict=True))
+            built = list(pool.map(self._hash_table, tables))
+        self.slots = dict(zip(tables, (slots for slots, _ in built), strict=True))
+        self.farthest = [farthest for _, farthest in built]  # slots from a key's first to its own, at most
 
     def ngrams(self) -> int:
         """How many different n-grams of two or more tokens there are, those inside tails included."""
@@ -110,18 +114,23 @@ class NGramTrie:
         if slots is None:
             return self._search(n, keys)
         places = _hashed(keys, _places(len(self.keys[n])))
-        values = slots.take(places, mode="clip")
-        same = (values >> bits) == keys
-        links: Ints = np.where(same, values & (2**bits - 1), NO_LINK)
-        rows = np.flatnonzero(~same & (values >= 0))
+        keys = keys << bits
+        # Zeros where the keys agree, so that the link is left; a free slot makes it negative.
+        apart = slots.take(places, mode="clip") ^ keys
+        links: Ints = np.where(apart.view(np.uint64) < 2**bits, apart, NO_LINK)
+        rows = np.flatnonzero(apart >= 2**bits)
         keys, places = keys.take(rows), places.take(rows)
-        while len(rows):
+        while len(rows) > FEW:
             places += 1
-            values = slots.take(places, mode="clip")
-            same = (values >> bits) == keys
-            links[rows.compress(same)] = values.compress(same) & (2**bits - 1)
-            on = np.flatnonzero(~same & (values >= 0))
+            apart = slots.take(places, mode="clip") ^ keys
+            same = np.flatnonzero(apart.view(np.uint64) < 2**bits)
+            links[rows.take(same)] = apart.take(same)
+            on = np.flatnonzero(apart >= 2**bits)
             rows, keys, places = rows.take(on), keys.take(on), places.take(on)
+        if len(rows):  # the last few have the farthest to go: all places that theirs may be in, at once
+            apart = slots.take(places[:, None] + np.arange(1, self.farthest[n] + 1), mode="clip") ^ keys[:, None]
+            same, at = np.nonzero(apart.view(np.uint64) < 2**bits)
+            links[rows.take(same)] = apart[same, at]
         return links
 
     def _search(self, n: int, keys: Ints) -> Ints:
@@ -135,25 +144,29 @@ class NGramTrie:
             links[order.take(found)] = _doubled(self.links[n].take(entries.take(found)))
         return links
 
-    def _hash_table(self, n: int) -> Ints | None:
-        """Key and link in one number, each in the first free slot from its place on; -1 is free.
+    def _hash_table(self, n: int) -> tuple[Ints | None, int]:
+        """Key and link in one number, each in the first free slot from its place on, which is -1; and how far, at most.
 
         None where a key and a link do not fit 63 bits together, or a place 31 bits.
         """
         keys, links, bits = self.keys[n], self.links[n], self.bits[n]
-        if not len(keys) or int(keys[-1]).bit_length() + bits > 63 or _places(len(keys)) >= 2**31:
-            return None
-        slots = np.full(_places(len(keys)) + SPARE, -1)
+        if not len(keys) or self.bounds[n].bit_length() + bits > 63 or _places(len(keys)) >= 2**31:
+            return None, 0
+        slots, farthest = np.full(_places(len(keys)) + SPARE, -1), 0
         for start in range(0, len(keys), AT_ONCE):
             waiting = (keys[start : start + AT_ONCE] << bits) | _doubled(links[start : start + AT_ONCE])
             places = _hashed(keys[start : start + AT_ONCE], _places(len(keys)))
-            while len(waiting):
+            distance = 0
+            while True:
                 free = np.flatnonzero(slots.take(places) < 0)
                 slots[places.take(free)] = waiting.take(free)  # of several with one place, one stays
                 lost = np.flatnonzero(slots.take(places) != waiting)
-                waiting, places = waiting.take(lost), places.take(lost) + 1
+                if not len(lost):
+                    break
+                waiting, places, distance = waiting.take(lost), places.take(lost) + 1, distance + 1
+            farthest = max(farthest, distance)
         assert slots[-1] == -1, "the look-up ends at a free slot"
-        return slots
+        return slots, farthest
 
 
 def _places(count: int) -> int:
