@@ -145,38 +145,53 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
         rows = _rows_at_once(weight)
-        real = targets.clamp(min=0)
-        nats, normalisers, kept = [], [], []
+        real = targets.clamp(min=0)[:, None]
+        nats, kept = [], []
         keep = any(context.needs_input_grad) and targets.numel() * len(weight) <= LOGITS_KEPT
         for chunk, target in zip(torch.split(hidden, rows), torch.split(real, rows), strict=True):
-            logits = capped((chunk @ weight.T).float(), soft_cap)  # (rows, V)
-            normalisers.append(logits.logsumexp(1))
-            nats.append(normalisers[-1] - logits.gather(1, target[:, None])[:, 0])
+            log_probs, logits = _log_probs(chunk, weight, soft_cap)
+            nats.append(log_probs.gather(1, target)[:, 0].neg())
             if keep:
-                kept.append(logits)
-        context.save_for_backward(hidden, weight, targets, torch.cat(normalisers), *kept)
+                kept.append(_of_logits(log_probs, logits, target, soft_cap).to(hidden.dtype))
+        context.save_for_backward(hidden, weight, targets, *kept)
         context.soft_cap = soft_cap
-        return torch.cat(nats).masked_fill(targets == IGNORED, 0.0)
+        return torch.cat(nats).masked_fill_(targets == IGNORED, 0.0)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, targets, normalisers, *kept = context.saved_tensors
-        scale = gradients[0].masked_fill(targets == IGNORED, 0.0)
+        hidden, weight, targets, *kept = context.saved_tensors
         rows = _rows_at_once(weight)
+        # What a row's nats weigh is put on the narrow factor of each product, not on the logits.
+        weights = gradients[0].masked_fill(targets == IGNORED, 0.0)[:, None]  # (B*T, 1)
+        weighed = (hidden * weights).to(hidden.dtype)
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(hidden), rows):
             here = slice(start, start + rows)
-            chunk, target, part = hidden[here], targets[here].clamp(min=0), scale[here, None]
-            logits = kept[start // rows] if kept else capped((chunk @ weight.T).float(), context.soft_cap)
-            # d nats / d logits = softmax - one-hot, and d cap tanh(x / cap) / d x = 1 - tanh(x / cap)^2
-            of_logits = (logits - normalisers[here, None]).exp_()
-            of_logits = of_logits.scatter_add_(1, target[:, None], torch.full_like(part, -1.0)).mul_(part)
-            if context.soft_cap is not None:
-                of_logits = of_logits.mul_(1 - (logits / context.soft_cap).square_())
-            of_logits = of_logits.to(hidden.dtype)
-            of_hidden[here] = of_logits @ weight
-            of_weight += of_logits.T @ chunk
-        return of_hidden, of_weight.to(weight.dtype), None, None
+            if kept:
+                of_logits = kept[start // rows]
+            else:
+                target = targets[here, None].clamp(min=0)
+                probs = _log_probs(hidden[here], weight, context.soft_cap)
+                of_logits = _of_logits(*probs, target, context.soft_cap).to(hidden.dtype)
+            torch.mm(of_logits, weight, out=of_hidden[here])
+            if hidden.dtype == torch.float32:
+                of_weight.addmm_(of_logits.T, weighed[here])
+            else:
+                of_weight += of_logits.T @ weighed[here]
+        return of_hidden.mul_(weights), of_weight.to(weight.dtype), None, None
+
+
+def _log_probs(hidden: Tensor, weight: Tensor, soft_cap: float | None) -> tuple[Tensor, Tensor]:
+    """Of `hidden` (R, C): the logarithms (R, V) of the probabilities in fp32, and the logits that they come from."""
+    logits = capped((hidden @ weight.T).float(), soft_cap)
+    return logits.log_softmax(1), logits
+
+
+def _of_logits(log_probs: Tensor, logits: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
+    """The gradient (R, V) of the nats of `targets` (R, 1) by the products that were capped; log_probs are used up."""
+    # d nats / d logits = softmax - one-hot, and d cap tanh(x / cap) / d x = 1 - tanh(x / cap)^2
+    of_logits = log_probs.exp_().scatter_add_(1, targets, torch.full_like(targets, -1.0, dtype=log_probs.dtype))
+    return of_logits if soft_cap is None else of_logits.mul_(1 - (logits / soft_cap).square_())
 
 
 def _rows_at_once(weight: Tensor) -> int:
