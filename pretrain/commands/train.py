@@ -131,8 +131,9 @@ def show(results: list[dict[str, Any]]) -> None:
         [f"({name})", "", "", "", "", decimal(loss), decimal(math.exp(loss), 2), ""]
         for name, loss in named_references(references).items()
     ]
-    columns = ["run", "parameters", "tokens", "time", "train loss", "validation loss", "perplexity", "bits per byte"]
-    show_table("Loss in nats per token; in brackets the references, on the same tokens", columns, rows)
+    columns = ["run", "parameters", "tokens", "time", "train\nloss", "validation\nloss", "perplexity", "bits per\nbyte"]
+    title = "Loss in nats per token; in brackets the references, on the same tokens"
+    show_table(title, columns, rows, spare=["tokens", "time"])
     for result in results:
         name = Path(result["run"]).name
         if unseen := result["validation"].get("unseen"):
