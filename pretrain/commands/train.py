@@ -96,7 +96,8 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
 
         def look() -> None:
             most = min(settings.sample.eval_tokens, settings.sample.max_tokens)
-            keep_sample(folder, state.step, _sample(settings, update, prepared, objective, device, most))
+            text = _sample(settings, update, prepared, objective, device, most, tell=lambda _: None)
+            keep_sample(folder, state.step, text)
             keep_page()
 
         loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, stop)
@@ -325,6 +326,7 @@ def _sample(
     objective: Objective,
     device: torch.device,
     max_tokens: int,
+    tell: Callable[[str], None] = warn,
 ) -> str | None:
     if not max_tokens:
         return None
@@ -342,7 +344,7 @@ def _sample(
         )
     except (SamplingError, UsageError) as error:
         # A model without smoothing stops in an unseen context, another has no room for the prompt: both are trained.
-        warn(str(error))
+        tell(str(error))
         return None
     return objective.whole(settings.sample.prompt, tokenizer.decode(continuation.tokens))
 

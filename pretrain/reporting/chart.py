@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-from pretrain.reporting.axes import Gapped, round_ticks, round_ticks_of_powers, short, smoothed, thinned
+from pretrain.reporting.axes import Gapped, Point, round_ticks, round_ticks_of_powers, short, smoothed, thinned
 
 TOP, BOTTOM = 14, 42  # pixels above and below the curves: the numbers and the name of the axis
 ACROSS = 1000  # units of the curves' own SVG
@@ -44,14 +44,14 @@ class Curve:
     Attributes:
         points: places, ascending, with values; a gap where there is none.
         colour: number of its colour, from 0.
-        window: values that are averaged to smooth it, with the values themselves faintly behind; 1 for none.
+        smooth: whether it is smoothed, with the values themselves faintly behind.
         dots: whether each value has a dot.
     """
 
     name: str
     points: Sequence[Gapped]
     colour: int = 0
-    window: int = 1
+    smooth: bool = False
     dots: bool = False
 
     @property
@@ -60,6 +60,8 @@ class Curve:
         return f"c{self.colour % COLOURS}" + (" dashed" if self.colour >= COLOURS else "")
 
 
+WINDOWS = 40  # windows of smoothing that a curve is long
+MOST_POINTS = 1200  # of a curve, before it is smoothed
 COLOURS = 6  # --c0 to --c5 of a page
 
 
@@ -89,18 +91,20 @@ def chart(
     levels, marks = levels or {}, marks or {}
     if logarithmic:
         curves = [_above_zero(curve) for curve in curves]
+    curves = [replace(curve, points=thinned(curve.points, MOST_POINTS)) for curve in curves]
     curves = [curve for curve in curves if any(value is not None for _, value in curve.points)]
     if not curves:
         return ""
     frame = Frame.around(curves, levels, logarithmic, from_zero, height)
+    lines = [_line(curve) for curve in curves]
     named = f"{title}, by {across}"
     body = [
         *_axes(frame, across),
         f'<svg class="inner" width="100%" height="{height}" y="{TOP}" viewBox="0 0 {ACROSS} {height}" '
-        f'preserveAspectRatio="none">{"".join(part for curve in curves for part in _paths(curve, frame, faint))}</svg>',
+        f'preserveAspectRatio="none">{"".join(_paths(curves, lines, frame, faint))}</svg>',
         *(_dots(curve, frame) for curve in curves if curve.dots),
         *_marks(marks, frame),
-        *_levels(levels, curves, frame),
+        *_levels(levels, lines, frame),
     ]
     return (
         f'<figure class="chart"><h3>{escape(title)}</h3>{_legend(curves)}'
@@ -176,12 +180,16 @@ def _axes(frame: Frame, across: str) -> list[str]:
     return parts
 
 
-def _paths(curve: Curve, frame: Frame, faint: bool) -> list[str]:
-    found = []
-    if faint and curve.window > 1:
-        found.append(_path(thinned(curve.points), frame, f"curve faint {curve.style}"))
-    found.append(_path(thinned(smoothed(curve.points, curve.window)), frame, f"curve {curve.style}"))
-    return found
+def _line(curve: Curve) -> list[Gapped]:
+    """What is drawn of a curve."""
+    window = len(curve.points) // WINDOWS
+    return thinned(smoothed(curve.points, window) if curve.smooth and window > 1 else curve.points)
+
+
+def _paths(curves: Sequence[Curve], lines: Sequence[Sequence[Gapped]], frame: Frame, faint: bool) -> list[str]:
+    behind = [_path(thinned(curve.points), frame, f"curve faint {curve.style}") for curve in curves if curve.smooth]
+    above = [_path(line, frame, f"curve {curve.style}") for curve, line in zip(curves, lines, strict=True)]
+    return (behind if faint else []) + above
 
 
 def _path(points: Sequence[Gapped], frame: Frame, style: str) -> str:
@@ -229,10 +237,14 @@ def _legend(curves: Sequence[Curve]) -> str:
     return f'<div class="legend">{items}</div>'
 
 
-def _levels(levels: Mapping[str, float], curves: Sequence[Curve], frame: Frame) -> list[str]:
+def _levels(levels: Mapping[str, float], curves: Sequence[Sequence[Gapped]], frame: Frame) -> list[str]:
     """Dashed lines with their names, each where fewest curves, lines and other names lie."""
     taken: list[tuple[float, float, int]] = []  # baseline, share of a phone's width, side
     lines, labels = [], []
+    drawn = [
+        [(frame.x(place), frame.y(value)) for place, value in thinned(curve, 100) if value is not None]
+        for curve in curves
+    ]
     heights = {name: frame.y(value) for name, value in levels.items()}
     for name, value in sorted(levels.items(), key=lambda item: item[1]):
         y = heights[name]
@@ -242,7 +254,7 @@ def _levels(levels: Mapping[str, float], curves: Sequence[Curve], frame: Frame) 
         def cost(place: tuple[int, float], text: str = text, own: str = name) -> float:
             side, baseline = place
             others = [other for key, other in heights.items() if key != own]
-            return _crowding(text, side, baseline, curves, others, taken, frame)
+            return _crowding(text, side, baseline, drawn, others, taken, frame)
 
         side, baseline = min(((side, y + shift) for shift in (-5.0, 14.0) for side in (1, 0)), key=cost)
         taken.append((baseline, len(text) * LETTER, side))
@@ -255,7 +267,7 @@ def _crowding(
     text: str,
     side: int,
     baseline: float,
-    curves: Sequence[Curve],
+    curves: Sequence[Sequence[Point]],
     others: Sequence[float],
     taken: Sequence[tuple[float, float, int]],
     frame: Frame,
@@ -273,8 +285,7 @@ def _crowding(
         share = min(1.0, (len(text) * LETTER + 6) / width)
         left, right = (1 - share, 1.0) if side else (0.0, share)
         for curve in curves:
-            points = thinned(smoothed(curve.points, curve.window), 100)
-            near = [frame.y(value) for place, value in points if value is not None and left <= frame.x(place) <= right]
-            found += 10 * sum(top - 3 <= y <= bottom + 3 for y in near) / max(1, len(points))
+            near = [y for x, y in curve if left <= x <= right]
+            found += 10 * sum(top - 3 <= y <= bottom + 3 for y in near) / max(1, len(curve))
             found += 5 * any(top - 3 <= y <= bottom + 3 for y in near)
     return found + sum(top < other < bottom for other in others)

@@ -16,7 +16,6 @@ from pretrain.reporting.tables import byte_size, share
 from pretrain.tracking.console import duration
 
 MOST_SAMPLES = 8  # shown, evenly apart
-WINDOWS = 40  # windows of smoothing that a run is long
 LISTED = 12  # steps named in a sentence
 
 RUN_STYLE = """
@@ -118,7 +117,7 @@ def _losses(record: RunRecord) -> Iterator[str]:
         yield "<p>This run learned everything in one step, as models that count do, so there is no curve.</p>"
         return
     curves = [
-        Curve("training", train, window=max(1, len(train) // WINDOWS)),
+        Curve("training", train, smooth=True),
         Curve("validation", record.series("val/loss"), colour=1, dots=True),
     ]
     yield chart("Nats per token", curves, "tokens", levels=record.references, marks=_marks(record), height=300)
@@ -202,8 +201,7 @@ def training_chart(
     for number, (record, name) in enumerate(zip(records, names, strict=True)):
         points = record.series(metric, across)
         if len(points) > 1:
-            window = max(1, len(points) // WINDOWS) if smooth else 1
-            curves.append(Curve(name, points, number, window, dots=metric.startswith("val/")))
+            curves.append(Curve(name, points, number, smooth, dots=metric.startswith("val/")))
     return chart(
         title,
         curves,

@@ -62,13 +62,16 @@ class Browser:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
 
-    def visit(self, page: Path, width: int, dark: bool) -> None:
-        """Load a page in a window of so many pixels, in light or dark."""
+    def darken(self, dark: bool) -> None:
+        """Have the user prefer dark pages, or light ones."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def visit(self, page: Path, width: int) -> None:
+        """Load a page in a window of so many pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.complaints, self.requests, self.events = [], [], []
         self.call("Page.navigate", url=page.absolute().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):

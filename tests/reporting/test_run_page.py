@@ -121,13 +121,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 CHARTS = {"whole": 5, "running": 5, "single": 0, "empty": 0, "two": 8, "eight": 8, "tokenizers": 6}
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_browser_shows_every_plot_without_complaint_and_nothing_reaches_beyond_the_sides(
-    name: str, width: int, dark: bool, pages: dict[str, Path], browser: Any, overflowing: Callable[[], list[str]]
+    name: str, width: int, pages: dict[str, Path], browser: Any, overflowing: Callable[[], list[str]]
 ) -> None:
-    browser.visit(pages[name], width, dark)
+    browser.visit(pages[name], width)
     assert browser.complaints == []
     assert browser.requests == [pages[name].absolute().as_uri()]  # itself, and nothing else
     assert overflowing() == []
@@ -139,18 +138,43 @@ def test_a_browser_shows_every_plot_without_complaint_and_nothing_reaches_beyond
     )
     assert len(sizes) == CHARTS[name]
     assert all(wide > 200 and high > 100 and length > 50 for wide, high, length in sizes)
-    colour = browser.value("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 200) == dark
-    colours = browser.value(
-        "[...new Set([...document.querySelectorAll('path.curve')].map(e => getComputedStyle(e).stroke))]"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["whole", "eight"])
+def test_letters_and_curves_stand_out_from_the_ground_in_light_and_dark(
+    name: str, dark: bool, pages: dict[str, Path], browser: Any
+) -> None:
+    browser.visit(pages[name], 1280)
+    browser.darken(dark)
+    found = browser.value(
+        """(() => {
+          const colours = (select, what) =>
+            [...new Set([...document.querySelectorAll(select)].map(part => getComputedStyle(part)[what]))];
+          return {ground: colours('.chart', 'backgroundColor'), curves: colours('path.curve', 'stroke'),
+            letters: [...colours('.chart text', 'fill'), ...colours('h1, p, td, pre, .legend', 'color')]};
+        })()"""
     )
-    assert "none" not in colours
+    [ground] = map(luminance, found["ground"])
+    assert (ground < 0.1) == dark
+    assert len(found["curves"]) == (2 if name == "whole" else 6)
+    for colours, least in ((found["letters"], 4.5), (found["curves"], 3.0)):  # WCAG's contrasts
+        for colour in colours:
+            bright, dim = sorted((ground, luminance(colour)), reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= least, colour
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of an rgb() colour, from 0 to 1 (https://www.w3.org/TR/WCAG21/#dfn-relative-luminance)."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ["whole", "running", "two", "eight"])
 def test_no_letters_of_a_chart_lie_on_others(name: str, width: int, pages: dict[str, Path], browser: Any) -> None:
-    browser.visit(pages[name], width, dark=False)
+    browser.visit(pages[name], width)
     overlaps = browser.value(
         """[...document.querySelectorAll('svg.curves')].flatMap(svg => {
           const texts = [...svg.querySelectorAll('text')].map(e => [e.textContent, e.getBoundingClientRect()]);
@@ -165,7 +189,7 @@ def test_no_letters_of_a_chart_lie_on_others(name: str, width: int, pages: dict[
 def test_letters_are_as_large_on_a_phone_as_on_a_desk(pages: dict[str, Path], browser: Any) -> None:
     heights = []
     for width in WIDTHS:
-        browser.visit(pages["whole"], width, dark=False)
+        browser.visit(pages["whole"], width)
         script = "document.querySelector('svg.curves text').getBoundingClientRect().height"
         heights.append(round(browser.value(script)))
     assert heights[0] == heights[1] >= 12
