@@ -21,13 +21,14 @@ def run(settings: ReportConfig) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     names = [settings.run] if isinstance(settings.run, str) else settings.run
     runs_dir = Path(settings.runs_dir)
-    folders = [find_run(name, runs_dir) for name in names]
+    folders = [folder for name in names for folder in _folders(name, runs_dir)]
     if not folders:
         raise ConfigError("run=[] names no run; try run=latest")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"run=[{','.join(names)}] names a run twice")
     records = [_record(folder, look=len(folders) == 1) for folder in folders]
-    path = Path(settings.path) if settings.path else (folders[0] if len(folders) == 1 else runs_dir) / REPORT
+    own = folders[0] if len(folders) == 1 else folders[0].parent if len(names) == 1 else runs_dir
+    path = Path(settings.path) if settings.path else own / REPORT
     if path.is_dir():
         raise ConfigError(f"path={path} is a folder; name a file in it: path={path / REPORT}")
     write_report(records, path)
@@ -38,6 +39,14 @@ def show(results: list[dict[str, Any]]) -> None:
     """Print where each page is."""
     for result in results:
         print(result["path"])
+
+
+def _folders(name: str, runs_dir: Path) -> list[Path]:
+    """The run of that name, or all runs of the sweep of that name."""
+    for sweep in (runs_dir / name, Path(name)):
+        if (sweep / "sweep.json").is_file():
+            return sorted(file.parent for file in sweep.glob("*/config.yaml"))
+    return [find_run(name, runs_dir)]
 
 
 def _record(folder: Path, look: bool) -> RunRecord:

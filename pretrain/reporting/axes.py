@@ -59,7 +59,7 @@ def thinned(points: Sequence[Gapped], most: int = 300) -> list[Gapped]:
 
 
 def smoothed(points: Sequence[Gapped], window: int) -> list[Gapped]:
-    """The mean of the `window` values around each place, fewer beside a gap and at the ends."""
+    """The mean of about `window` values around each place, fewer beside a gap and at the ends."""
     found: list[Gapped] = []
     for filled, run in groupby(points, key=lambda point: point[1] is not None):
         stretch = list(run)
@@ -68,8 +68,10 @@ def smoothed(points: Sequence[Gapped], window: int) -> list[Gapped]:
             continue
         sums = list(accumulate((value for _, value in stretch if value is not None), initial=0.0))
         for place, (at, _) in enumerate(stretch):
-            half = min(window // 2, place, len(stretch) - 1 - place)  # as many on each side, or a slope would be bent
-            found.append((at, (sums[place + half + 1] - sums[place - half]) / (2 * half + 1)))
+            # As many on each side, or a slope would be bent; but at the ends no fewer than show more than noise.
+            half = min(window // 2, max(place, window // 4), max(len(stretch) - 1 - place, window // 4))
+            first, end = max(0, place - half), min(len(stretch), place + half + 1)
+            found.append((at, (sums[end] - sums[first]) / (end - first)))
     return found
 
 

@@ -88,7 +88,7 @@ def _figures(records: Sequence[RunRecord], names: Sequence[str]) -> str:
         ("bits per byte", [record.validation["bits_per_byte"] for record in records], _four, True),
         ("training loss", [record.train_loss for record in records], _four, False),
         ("parameters", [record.parameters for record in records], _whole, False),
-        ("steps", [record.last("step") for record in records], _whole, False),
+        ("steps", [record.steps for record in records], _whole, False),
         ("training tokens", [record.last("tokens") for record in records], _whole, False),
         ("time", [record.last("seconds") for record in records], duration, False),
         ("tokens a second", [record.tokens_per_second for record in records], _whole, False),
@@ -96,7 +96,8 @@ def _figures(records: Sequence[RunRecord], names: Sequence[str]) -> str:
     ]
     cells = []
     for title, values, written, ranked in rows:
-        best = min((value for value in values if value is not None), default=None) if ranked else None
+        known = {value for value in values if value is not None}
+        best = min(known) if ranked and len(known) > 1 else None
         texts = ["–" if value is None else escape(written(value)) for value in values]
         cells.append(
             [
@@ -134,8 +135,8 @@ def _losses(records: Sequence[RunRecord], names: Sequence[str]) -> Iterator[str]
 
 def _levels(records: Sequence[RunRecord], names: Sequence[str], metric: str) -> dict[str, float]:
     """Runs that learned in one step, which have no curve: name to their one value."""
-    single = [(name, record.series(metric)) for record, name in zip(records, names, strict=True)]
-    return {name: points[0][1] for name, points in single if len(points) == 1 and points[0][1] is not None}
+    single = [(name, record.last(metric)) for record, name in zip(records, names, strict=True) if record.steps == 1]
+    return {name: value for name, value in single if value is not None}
 
 
 def _differences(records: Sequence[RunRecord], names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """report.html of a run: where its loss stands, how it got there, what it writes, what it is made of."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -68,7 +69,7 @@ def run_page(record: RunRecord) -> str:
 
 
 def _lead(record: RunRecord) -> str:
-    step, most = record.last("step") or 0, record.settings.get("trainer", {}).get("max_steps")
+    step, most = record.steps, record.settings.get("trainer", {}).get("max_steps")
     if record.state == "finished":
         told = ""
     elif record.state == "running":
@@ -101,7 +102,7 @@ def figures(record: RunRecord) -> str:
         shown.append((_large(record.parameters), "parameters"))
     if record.rows:
         tokens, seconds = record.last("tokens"), record.last("seconds")
-        shown.append((_large(tokens), f"training tokens in {_steps(record.last('step'))}"))
+        shown.append((_large(tokens), f"training tokens in {_steps(record.steps)}"))
         shown.append((duration(seconds), "of training"))
     if record.tokens_per_second:
         shown.append((_large(round(record.tokens_per_second)), "tokens a second, median"))
@@ -120,8 +121,13 @@ def _losses(record: RunRecord) -> Iterator[str]:
         Curve("training", train, smooth=True),
         Curve("validation", record.series("val/loss"), colour=1, dots=True),
     ]
-    yield chart("Nats per token", curves, "tokens", levels=record.references, marks=_marks(record), height=300)
+    yield chart("Nats per token", curves, "tokens", levels=_levels(record), marks=_marks(record), height=300)
     yield from _incidents(record)
+
+
+def _levels(record: RunRecord) -> dict[str, float]:
+    """The references by names that are short enough for a phone: 5-gram for the best n-gram, order 5."""
+    return {re.sub(r"best n-gram, order (\d+)", r"\1-gram", name): loss for name, loss in record.references.items()}
 
 
 def _marks(record: RunRecord) -> dict[str, list[float]]:
@@ -200,7 +206,7 @@ def training_chart(
     curves = []
     for number, (record, name) in enumerate(zip(records, names, strict=True)):
         points = record.series(metric, across)
-        if len(points) > 1:
+        if record.steps > 1 and points:
             curves.append(Curve(name, points, number, smooth, dots=metric.startswith("val/")))
     return chart(
         title,

@@ -92,6 +92,11 @@ class RunRecord:
         return next((row[name] for row in reversed(self.rows) if row.get(name) is not None), None)
 
     @property
+    def steps(self) -> int:
+        """How many were made."""
+        return int(self.last("step") or 0)
+
+    @property
     def validation(self) -> dict[str, Any]:
         """Loss, perplexity and bits_per_byte: of all validation tokens at the end, else of the last evaluation."""
         if self.result:

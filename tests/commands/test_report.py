@@ -1,6 +1,7 @@
 """`pretrain report`, and the page and the samples that training keeps."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_several_runs_are_compared_on_one_page(runs: Path, report: Answer, tmp_p
     assert "bigram · " in text  # it has no curve, so it is a line across
     code, document, _ = report("run=[gpt,bigram]", f"path={tmp_path}/deep/page.html")
     assert (code, Path(document["path"]).is_file()) == (0, True)
+
+
+def test_the_runs_of_a_sweep_are_compared_in_its_folder(runs: Path, report: Answer) -> None:
+    sweep = runs / "many"
+    for name in ("gpt", "bigram"):
+        shutil.copytree(runs / name, sweep / f"model={name},seed=1")
+    (sweep / "sweep.json").write_text("[]")
+    code, document, _ = report("run=many")
+    assert (code, document["path"]) == (0, str(sweep / "report.html"))
+    assert [Path(run).name for run in document["runs"]] == ["model=bigram,seed=1", "model=gpt,seed=1"]
 
 
 def test_a_run_that_goes_on_and_one_without_a_checkpoint_are_shown_as_they_are(runs: Path, report: Answer) -> None:
