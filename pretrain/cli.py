@@ -230,7 +230,7 @@ def _composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     mine = [word for word in overrides if not re.match(r"[+~]*hydra[./](?!searchpath)", word)]
-    with initialize_config_dir(str(config.configs_dir()), version_base="1.3"):
+    with initialize_config_dir(str(schema.configs_dir()), version_base="1.3"):
         try:
             settings = OmegaConf.to_container(compose(command, mine), resolve=True, throw_on_missing=True)
         except (HydraException, OmegaConfBaseException) as error:
@@ -285,7 +285,7 @@ def _hydra(command: str, arguments: list[str], task: Callable[[Any], None]) -> N
         except Exception as error:  # noqa: BLE001  raised again below: Hydra would print it, and a sweep goes on
             failures.append(error)
 
-    folder = str(config.configs_dir())
+    folder = str(schema.configs_dir())
     try:
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(pretrain)()
     except HydraException as error:

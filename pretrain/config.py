@@ -9,14 +9,13 @@ import importlib
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
 
 from annotated_types import Ge, Gt, Interval
 
 from pretrain.errors import ConfigError
 from pretrain.schema import (
-    PACKAGE,
+    configs_dir,
     described,
     fits,
     refuse_non_multiple,
@@ -93,6 +92,7 @@ class EvalSettings:
 class SampleSettings:
     prompt: str
     max_tokens: Annotated[int, Ge(0)]
+    eval_tokens: Annotated[int, Ge(0)] = dataclasses.field(default_factory=lambda: 0)  # older runs had none
 
 
 @dataclass(frozen=True)
@@ -232,6 +232,13 @@ class RunsConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig(RunsConfig):
+    run: str | list[str]
+    path: str | None
+    threads: Count | None
+
+
+@dataclass(frozen=True)
 class InspectConfig(RunsConfig):
     run: str
     step: int | str
@@ -266,15 +273,10 @@ SCHEMAS: dict[str, type] = {
     "eval": EvalConfig,
     "sample": SampleConfig,
     "inspect": InspectConfig,
+    "report": ReportConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
 }
-
-
-def configs_dir() -> Path:
-    """The folder of YAML files: inside the package when installed from a wheel, else beside it."""
-    shipped = PACKAGE / "configs"
-    return shipped if shipped.is_dir() else PACKAGE.parent / "configs"
 
 
 def parse(settings: Mapping[str, Any], schema: type) -> Any:

@@ -3,7 +3,8 @@
 from functools import cache
 
 from pretrain import __version__
-from pretrain.config import SCHEMAS, configs_dir
+from pretrain.config import SCHEMAS
+from pretrain.schema import configs_dir
 
 WIDTH = 118
 

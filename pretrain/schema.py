@@ -22,6 +22,12 @@ from pretrain.errors import ConfigError
 PACKAGE = Path(__file__).parent
 
 
+def configs_dir() -> Path:
+    """The folder of YAML files: inside the package when installed from a wheel, else beside it."""
+    shipped = PACKAGE / "configs"
+    return shipped if shipped.is_dir() else PACKAGE.parent / "configs"
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a target: its annotation (Any where it is not of the types that a config knows)."""

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml  # type: ignore[import-untyped]  # it has no types
 
-from pretrain import config
+from pretrain import config, schema
 from pretrain.data.collect import collect_sources
 from pretrain.data.dedup.clusters import join, own_parents, roots
 from pretrain.data.dedup.near import NearDuplicates
@@ -161,7 +161,7 @@ def cost(megabytes: float) -> None:
         steps: list[tuple[str, Callable[[Built], Built]]] = [
             ("collect", lambda _: collect_sources({"files": source}, {}, Limits(10**8, 200.0, 0.01), None, at))
         ]
-        recipe = yaml.safe_load((config.configs_dir() / "data" / "recipe" / "minimal.yaml").read_text("utf-8"))
+        recipe = yaml.safe_load((schema.configs_dir() / "data" / "recipe" / "minimal.yaml").read_text("utf-8"))
         for stage_name, part in recipe.items():
             steps.append((stage_name, partial(run_stage, stage_name, part, config.build(part), at=at)))
         steps.append(("shuffle", lambda built: place_documents(built, seed=1, workspace=at)))

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from pretrain.commands.loading import load_run, run_tokens
-from pretrain.commands.train import OTHER_TARGETS, named_references
+from pretrain.commands.train import OTHER_TARGETS
 from pretrain.config import EvalConfig
 from pretrain.data.manifests import read_json
 from pretrain.data.shards import TokenStream
 from pretrain.evaluation.loss import Loss, Validation
+from pretrain.evaluation.references import named_references
 from pretrain.reporting.tables import decimal, show_table
 from pretrain.stopping import Stop
 from pretrain.tracking.jsonl import finite

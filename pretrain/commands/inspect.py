@@ -47,7 +47,9 @@ def run(settings: InspectConfig) -> dict[str, Any]:
 def show(results: list[dict[str, Any]]) -> None:
     """Print the tables of each view, and where its pictures are."""
     for document in results:
-        for table in _module(document).tables(document):
+        for number, table in enumerate(_module(document).tables(document)):
+            if number:
+                print()
             show_table(table.title, table.columns, table.rows)
         for path in document.get("pictures", []):
             print(path)

@@ -33,7 +33,7 @@ def show(results: list[list[dict[str, Any]]]) -> None:
         for result in results
         for row in result
     ]
-    show_table("Runs", ["run", "state", "step", "train loss", "validation loss", "changed"], rows)
+    show_table("Runs", ["run", "state", "step", "train\nloss", "validation\nloss", "changed"], rows)
 
 
 def _row(folder: Path, runs_dir: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`pretrain train`: data, model, training, evaluation and a sample, one after the other, from where it stopped."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pretrain.commands.data import Prepared, prepare
 from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
+from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
@@ -18,15 +20,15 @@ from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.errors import ConfigError, SamplingError, UsageError
 from pretrain.evaluation.loss import Loss, Validation
-from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references
+from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references, named_references
 from pretrain.models.language_model import LanguageModel
-from pretrain.reporting.loss_curve import loss_curve
+from pretrain.reporting.run_record import beginning, look_into
 from pretrain.reporting.tables import decimal, show_table
 from pretrain.sampling.generation import generate
 from pretrain.stopping import Stop
 from pretrain.tokenizers.loading import load
 from pretrain.tracking.console import ConsoleTracker, duration, say, warn
-from pretrain.tracking.jsonl import Metrics, finite, read_metrics
+from pretrain.tracking.jsonl import Metrics, finite
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
@@ -90,13 +92,22 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         other = None if objective.in_order else objective
         measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart, other)
         say(_described(folder, settings, update, state, device))
-        loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, stop)
+        keep_page = page_keeper(folder, asdict(settings))
+
+        def look() -> None:
+            most = min(settings.sample.eval_tokens, settings.sample.max_tokens)
+            text = _sample(settings, update, prepared, objective, device, most, tell=lambda _: None)
+            keep_sample(folder, state.step, text)
+            keep_page()
+
+        loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, stop)
         loss = loss or measure.loss(update.working, whole=True)
         references = _references(prepared, manifest, training, validation, objective)
         write_json(folder / "references.json", references)
-        sample = _sample(settings, update, prepared, objective, device)
+        sample = _sample(settings, update, prepared, objective, device, settings.sample.max_tokens)
         result = _result(folder, update, state, loss, measure, references, sample)
-        _write_endings(folder, result, state)
+        first = beginning(validation) if objective.in_order else []
+        write_endings(folder, asdict(settings), result, look_into(update.working, load(prepared.tokenizer), first))
     return result
 
 
@@ -121,8 +132,9 @@ def show(results: list[dict[str, Any]]) -> None:
         [f"({name})", "", "", "", "", decimal(loss), decimal(math.exp(loss), 2), ""]
         for name, loss in named_references(references).items()
     ]
-    columns = ["run", "parameters", "tokens", "time", "train loss", "validation loss", "perplexity", "bits per byte"]
-    show_table("Loss in nats per token; in brackets the references, on the same tokens", columns, rows)
+    columns = ["run", "parameters", "tokens", "time", "train\nloss", "validation\nloss", "perplexity", "bits per\nbyte"]
+    title = "Loss in nats per token; in brackets the references, on the same tokens"
+    show_table(title, columns, rows, spare=["tokens", "time"])
     for result in results:
         name = Path(result["run"]).name
         if unseen := result["validation"].get("unseen"):
@@ -132,12 +144,6 @@ def show(results: list[dict[str, Any]]) -> None:
         if result.get("sample"):
             print(f"\nA sample of {name}:\n{result['sample']}")
     print("\n" + "\n".join(result["run"] for result in results))
-
-
-def named_references(references: dict[str, Any]) -> dict[str, float]:
-    """The references as people read them: uniform, unigram, bigram, best n-gram with its order."""
-    names = {"best_ngram": f"best n-gram, order {references.get('best_ngram_order')}"}
-    return {names.get(name, name): loss for name, loss in references.items() if name != "best_ngram_order"}
 
 
 def sweep_folder(settings: dict[str, Any], overrides: list[str]) -> Path:
@@ -246,6 +252,7 @@ def _train(
     limits: Limits,
     measure: Validation,
     checkpoints: Checkpoints,
+    look: Callable[[], None],
     stop: Stop,
 ) -> Loss | None:
     trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()]
@@ -280,6 +287,7 @@ def _train(
                 restore=restore,
                 trackers=trackers,
                 show=show_row,
+                look=look,
                 stop=stop,
             )
     finally:
@@ -312,9 +320,15 @@ def _references(
 
 
 def _sample(
-    settings: TrainConfig, update: Update, prepared: Prepared, objective: Objective, device: torch.device
+    settings: TrainConfig,
+    update: Update,
+    prepared: Prepared,
+    objective: Objective,
+    device: torch.device,
+    max_tokens: int,
+    tell: Callable[[str], None] = warn,
 ) -> str | None:
-    if not settings.sample.max_tokens:
+    if not max_tokens:
         return None
     tokenizer = load(prepared.tokenizer)
     try:
@@ -322,7 +336,7 @@ def _sample(
             update.working,
             objective.prompt(settings.sample.prompt, tokenizer.encode),
             n=1,
-            max_tokens=settings.sample.max_tokens,
+            max_tokens=max_tokens,
             decoding=build(settings.decoding),
             seed=settings.seed,
             end_of_text=tokenizer.end_of_text,
@@ -330,7 +344,7 @@ def _sample(
         )
     except (SamplingError, UsageError) as error:
         # A model without smoothing stops in an unseen context, another has no room for the prompt: both are trained.
-        warn(str(error))
+        tell(str(error))
         return None
     return objective.whole(settings.sample.prompt, tokenizer.decode(continuation.tokens))
 
@@ -364,13 +378,3 @@ def _result(
         "references": references,
         "sample": sample,
     }
-
-
-def _write_endings(folder: Path, result: dict[str, Any], state: TrainingState) -> None:
-    """What a run leaves behind: its sample, its curve and, last of all, its result."""
-    if result["sample"] is not None:
-        (folder / "samples").mkdir(exist_ok=True)
-        (folder / "samples" / f"step_{state.step:08d}.txt").write_text(result["sample"], "utf-8")
-    curve = loss_curve(read_metrics(folder / "metrics.jsonl"), named_references(result["references"]), folder.name)
-    (folder / "loss_curve.svg").write_text(curve, "utf-8")
-    write_json(folder / "result.json", result)

@@ -1,7 +1,8 @@
 """What simple models lose on the same validation tokens: the losses that a trained model has to beat."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,12 @@ def fit_references(train: Stream, validation: Stream, *, vocab_size: int, end_of
         "best_ngram": nats[best],
         "best_ngram_order": best,
     }
+
+
+def named_references(references: Mapping[str, Any]) -> dict[str, float]:
+    """The references as people read them: uniform, unigram, bigram, best n-gram with its order."""
+    names = {"best_ngram": f"best n-gram, order {references.get('best_ngram_order')}"}
+    return {names.get(name, name): loss for name, loss in references.items() if name != "best_ngram_order"}
 
 
 def _losses(

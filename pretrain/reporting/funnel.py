@@ -29,6 +29,13 @@ def funnel(stages: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def funnel_figure(stages: Sequence[Mapping[str, Any]]) -> str:
+    """The funnel with a legend."""
+    keys = (("documents", "documents left"), ("bytes", "text left"), ("lost", "dropped by the stage"))
+    legend = "".join(f'<i class="key" style="background:var(--{colour})"></i>{what}' for colour, what in keys)
+    return f'<figure class="picture">{funnel(stages)}<figcaption>{legend}</figcaption></figure>'
+
+
 def _row(stage: Mapping[str, Any], index: int, whole: Mapping[str, int]) -> str:
     top = ROW * index
     counts = f"{stage['documents_out']:,} documents, {byte_size(stage['bytes_out'])}"

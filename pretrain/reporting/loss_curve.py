@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from pretrain.reporting.axes import Point, round_ticks, short
+
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 40, 44
 STYLE = """
@@ -13,7 +15,6 @@ text { font: 13px system-ui, sans-serif; fill: #444 } .title { font-size: 15px; 
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round } circle { fill: #d1495b; stroke: none }
 @media (prefers-color-scheme: dark) { text { fill: #ccc } }
 """
-Point = tuple[float, float]
 
 
 def loss_curve(rows: Sequence[dict[str, Any]], references: dict[str, float], title: str) -> str:
@@ -38,13 +39,13 @@ def loss_curve(rows: Sequence[dict[str, Any]], references: dict[str, float], tit
         return round(x, 1), round(y, 1)
 
     parts = [f'<text class="title" x="{LEFT}" y="22">{escape(title)}</text>']
-    for value in _ticks(low, high):
+    for value in round_ticks(low, high):
         _, y = place((0, value))
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{value:g}</text>')
-    for value in _ticks(0, most):
+    for value in round_ticks(0, most):
         x, _ = place((value, low))
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_short(value)}</text>')
+        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(value)}</text>')
     taken: list[float] = []
     middle = (train[0][1] + train[-1][1]) / 2 if train else high
     for name, loss in sorted(references.items(), key=lambda item: item[1]):
@@ -74,20 +75,3 @@ def _smoothed(points: list[Point], most: int = 200) -> list[Point]:
     size = max(1, len(points) // most)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers between `low` and `high`."""
-    span = high - low
-    step = 10.0 ** len(str(int(span))) if span >= 1 else 1.0
-    while span / step < 4:
-        step /= 2 if str(step).lstrip("0.")[0] in "12" else 2.5
-    first = -(-low // step)
-    return [round((first + i) * step, 10) for i in range(int((high - first * step) // step) + 1)]
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"

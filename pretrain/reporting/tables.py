@@ -1,25 +1,57 @@
 """Tables of results on stdout, and numbers as people read them."""
 
+import re
 from collections.abc import Sequence
+from typing import Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+BETWEEN = 2  # characters between two columns
+NUMBER = re.compile(
+    r"(?:[<>] )?[-+]?\d|–$|inf$|$"
+)  # how a cell begins that is one, with or without a unit, or is empty
 WIDTH_OF_FILES = 140  # characters, where the table goes to a file or a pipe
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Print a table; the first column is text, the others stand to the right. Plain cells are shown as they are."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], spare: Sequence[str] = ()
+) -> None:
+    """Print a table; columns of numbers stand to the right, the others to the left. Plain cells are shown as they are.
+
+    Args:
+        columns: their headings; a line break in one is kept.
+        spare: columns that are left out, the first ones first, where the terminal is too narrow for all.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH_OF_FILES)
+    shown, left = list(range(len(columns))), list(spare)
+    while left and _width(columns, cells, shown) > console.width:
+        shown.remove(columns.index(left.pop(0)))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for place in shown:
+        numbers = place > 0 and all(NUMBER.match(row[place].plain) for row in cells)
+        side: Literal["left", "right"] = "right" if numbers else "left"
+        table.add_column(columns[place], justify=side, no_wrap=numbers, overflow="fold")
+    for row in cells:
+        table.add_row(*(row[place] for place in shown))
     console.print(table)
+
+
+def _width(columns: Sequence[str], cells: Sequence[Sequence[Text]], shown: Sequence[int]) -> int:
+    """Characters of the widest line, with what stands between the columns."""
+    widest = [
+        max([*(cell_len(line) for line in columns[place].split("\n")), *(row[place].cell_len for row in cells)])
+        for place in shown
+    ]
+    return sum(widest) + BETWEEN * (len(shown) - 1) + 1
 
 
 def decimal(value: float | None, places: int = 4, *, score: bool = False) -> str:

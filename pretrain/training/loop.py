@@ -62,6 +62,7 @@ def train(
     restore: Callable[[], TrainingState | None],
     trackers: list[Tracker],
     show: Callable[[float, dict[str, Any]], None],
+    look: Callable[[], None],
     stop: Stop,
 ) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
@@ -72,6 +73,7 @@ def train(
         restore: brings the model back to its last checkpoint, and returns its state; None where there is none yet.
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and each row of metrics.
+        look: lets the model write something after each evaluation but the last, behind which there is more to do.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
@@ -103,6 +105,8 @@ def train(
                         "val/bits_per_byte": validation.bits_per_byte(loss),
                     }
                 )
+                if not done:
+                    look()
             if (done or state.step % rhythm.checkpoint_every == 0) and saved < state.step:
                 save(done)
                 saved = state.step

@@ -103,7 +103,8 @@ def test_a_run_leaves_everything_behind_and_the_same_command_finds_it_finished(
         assert (run / name).is_file()
     assert json.loads((run / "result.json").read_text()) == result
     assert (run / "loss_curve.svg").read_text().startswith("<svg")
-    assert len(list((run / "samples").iterdir())) == 1
+    assert (run / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    assert len(list((run / "samples").iterdir())) == (1 if model == "bigram" else 3)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, result["steps"] + 1))
     assert rows[-1]["val/loss"] == result["validation"]["loss"]

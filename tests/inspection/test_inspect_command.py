@@ -26,7 +26,7 @@ def test_every_view_prints_tables(view: str, runs: Any, capsys: pytest.CaptureFi
     words = [f"runs_dir={runs}", "run=gpt", "threads=1", *small.get(view, [])]
     assert cli.main(["inspect", view, *words]) == 0
     out = capsys.readouterr().out
-    assert "┃" in out
+    assert "──" in out
     assert max(map(len, out.splitlines())) <= 140 or "inspect/" in out
 
 

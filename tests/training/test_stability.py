@@ -88,6 +88,7 @@ class Run:
             restore=self.restore,
             trackers=[],
             show=lambda done, row: self.rows.append(row),
+            look=lambda: None,
             stop=Stop(),
         )
         return {name: weight.clone() for name, weight in self.update.model.state_dict().items()}

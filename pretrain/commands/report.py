@@ -1,0 +1,68 @@
+"""`pretrain report`: the page of a run, or one that compares runs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.commands.loading import load_run, run_tokens
+from pretrain.commands.run_folder import saved_settings
+from pretrain.config import ReportConfig
+from pretrain.errors import ConfigError, DataError
+from pretrain.reporting.report import REPORT, write_report
+from pretrain.reporting.run_record import Insides, RunRecord, State, beginning, look_into, read_record
+from pretrain.tracking.console import warn
+from pretrain.training.runs import find_run, is_locked, read_result
+
+
+def run(settings: ReportConfig) -> dict[str, Any]:
+    """Write the page, and tell where it is and of which runs."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    names = [settings.run] if isinstance(settings.run, str) else settings.run
+    runs_dir = Path(settings.runs_dir)
+    folders = [folder for name in names for folder in _folders(name, runs_dir)]
+    if not folders:
+        raise ConfigError("run=[] names no run; try run=latest")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError(f"run=[{','.join(names)}] names a run twice")
+    records = [_record(folder, look=len(folders) == 1) for folder in folders]
+    own = folders[0] if len(folders) == 1 else folders[0].parent if len(names) == 1 else runs_dir
+    path = Path(settings.path) if settings.path else own / REPORT
+    if path.is_dir():
+        raise ConfigError(f"path={path} is a folder; name a file in it: path={path / REPORT}")
+    write_report(records, path)
+    return {"path": str(path.absolute()), "runs": [str(folder.absolute()) for folder in folders]}
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print where each page is."""
+    for result in results:
+        print(result["path"])
+
+
+def _folders(name: str, runs_dir: Path) -> list[Path]:
+    """The run of that name, or all runs of the sweep of that name."""
+    for sweep in (runs_dir / name, Path(name)):
+        if (sweep / "sweep.json").is_file():
+            return sorted(file.parent for file in sweep.glob("*/config.yaml"))
+    return [find_run(name, runs_dir)]
+
+
+def _record(folder: Path, look: bool) -> RunRecord:
+    result = read_result(folder)
+    state: State = "running" if is_locked(folder) else "finished" if result else "stopped"
+    insides = _insides(folder) if look and (folder / "latest").is_file() else None
+    return read_record(folder, saved_settings(folder), state, result, insides)
+
+
+def _insides(folder: Path) -> Insides:
+    """What the newest checkpoint holds; without the run's tokens there is nothing to attend to."""
+    loaded = load_run(str(folder.absolute()), "latest", ".", torch.device("cpu"), "fp32")
+    tokens: list[int] = []
+    if loaded.objective.in_order:
+        try:
+            tokens = beginning(run_tokens(loaded, "validation"))
+        except DataError as error:
+            warn(f"{error}; the page has no attention maps")
+    return look_into(loaded.model, loaded.tokenizer, tokens)

@@ -1,0 +1,45 @@
+"""What a training leaves for people to look at: samples, a picture of its curve, and its page."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pretrain.data.manifests import write_json
+from pretrain.evaluation.references import named_references
+from pretrain.reporting.loss_curve import loss_curve
+from pretrain.reporting.report import REPORT, write_report
+from pretrain.reporting.run_record import Insides, read_record
+from pretrain.tracking.jsonl import read_metrics
+
+SHARE = 0.01  # of a run's time, which writing its page may take while it goes on
+
+
+def keep_sample(folder: Path, step: int, text: str | None) -> None:
+    """Keep what the run at `folder` wrote at a step."""
+    if text is not None:
+        (folder / "samples").mkdir(exist_ok=True)
+        (folder / "samples" / f"step_{step:08d}.txt").write_text(text, "utf-8", newline="")
+
+
+def page_keeper(folder: Path, settings: dict[str, Any]) -> Callable[[], None]:
+    """What writes the page of a run that goes on, and leaves it as it is where that would cost too much time."""
+    began, spent = time.perf_counter(), 0.0
+
+    def keep() -> None:
+        nonlocal spent
+        now = time.perf_counter()
+        if spent <= SHARE * (now - began):
+            write_report([read_record(folder, settings, "running", None, None)], folder / REPORT)
+            spent += time.perf_counter() - now
+
+    return keep
+
+
+def write_endings(folder: Path, settings: dict[str, Any], result: dict[str, Any], insides: Insides) -> None:
+    """What a run leaves behind: its sample, its curve, its page and, last of all, its result."""
+    keep_sample(folder, result["steps"], result["sample"])
+    curve = loss_curve(read_metrics(folder / "metrics.jsonl"), named_references(result["references"]), folder.name)
+    (folder / "loss_curve.svg").write_text(curve, "utf-8")
+    write_report([read_record(folder, settings, "finished", result, insides)], folder / REPORT)
+    write_json(folder / "result.json", result)
