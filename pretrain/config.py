@@ -9,16 +9,16 @@ import importlib
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
 
 from annotated_types import Ge, Gt, Interval
 
 from pretrain.errors import ConfigError
+from pretrain.schema import configs_dir as configs_dir
 from pretrain.schema import (
-    PACKAGE,
     described,
     fits,
+    refuse_evaluation,
     refuse_non_multiple,
     refuse_objective,
     refuse_other_names,
@@ -197,16 +197,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class TextSettings:
+    paths: list[str]
+    text_field: str
+    unit: Literal["file", "line", "paragraph"]
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    runs_dir: str
+    format: Format
+
+
+@dataclass(frozen=True)
+class EvalConfig(RunsConfig):
     run: str | list[str]
     step: int | str
-    runs_dir: str
     data_dir: str
+    text: str | None
+    data: TextSettings
+    tasks: list[str]
+    tasks_dir: str | None
+    few_shot: Annotated[int, Ge(0)]
+    task_limit: Count | None
     device: Device
     threads: Count | None
     precision: Precision
-    format: Format
     eval: EvalSettings
+
+    def __post_init__(self) -> None:
+        refuse_evaluation(text=self.text, paths=self.data.paths, tasks=self.tasks)
 
 
 @dataclass(frozen=True)
@@ -223,12 +243,6 @@ class SampleConfig:
     precision: Precision
     format: Format
     decoding: Part
-
-
-@dataclass(frozen=True)
-class RunsConfig:
-    runs_dir: str
-    format: Format
 
 
 @dataclass(frozen=True)
@@ -271,12 +285,6 @@ SCHEMAS: dict[str, type] = {
 }
 
 
-def configs_dir() -> Path:
-    """The folder of YAML files: inside the package when installed from a wheel, else beside it."""
-    shipped = PACKAGE / "configs"
-    return shipped if shipped.is_dir() else PACKAGE.parent / "configs"
-
-
 def parse(settings: Mapping[str, Any], schema: type) -> Any:
     """An instance of the dataclass `schema` that holds `settings`, every one of them checked.
 
@@ -285,11 +293,8 @@ def parse(settings: Mapping[str, Any], schema: type) -> Any:
     """
     check(settings, schema)
     hints = typing.get_type_hints(schema)
-    values = {
-        key: parse(value, hints[key]) if dataclasses.is_dataclass(hints[key]) else value
-        for key, value in settings.items()
-    }
-    return schema(**values)
+    nested: dict[str, Any] = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    return schema(**{key: parse(value, nested[key]) if key in nested else value for key, value in settings.items()})
 
 
 def check(settings: Mapping[str, Any], schema: type) -> None:
