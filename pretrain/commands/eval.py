@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pretrain.commands.evaluating import compare_runs, evaluate, evaluate_text
+from pretrain.commands.evaluating import compare_runs, do_tasks, evaluate, evaluate_text
 from pretrain.commands.loading import LoadedRun, load_run
 from pretrain.commands.train import OTHER_TARGETS, named_references
 from pretrain.config import EvalConfig
@@ -14,6 +14,7 @@ from pretrain.reporting.tables import decimal, share, show_table
 from pretrain.training.precision import chosen_device
 
 MOST_SHOWN = 200  # tokens of a text
+LEAST_P = 1e-10  # a p-value below is shown as below
 
 
 def run(settings: EvalConfig) -> Any:
@@ -36,6 +37,8 @@ def show(results: list[Any]) -> None:
     for result in flat:
         if "logprob" in result:
             _show_text(result)
+        if "tasks" in result:
+            _show_tasks(result)
     measured = [result for result in flat if "accuracy" in result]
     if measured:
         _show_losses(measured)
@@ -61,7 +64,7 @@ def _evaluate(settings: EvalConfig, name: str) -> dict[str, Any]:
     loaded = _loaded(settings, name)
     if settings.text is not None:
         return evaluate_text(settings, loaded)
-    return evaluate(settings, loaded).result
+    return do_tasks(settings, loaded) if settings.tasks else evaluate(settings, loaded).result
 
 
 def _name(result: dict[str, Any]) -> str:
@@ -128,9 +131,10 @@ def _compared(found: dict[str, Any]) -> str:
     if "reason" in found:
         return f"not compared with {first}: {found['reason']}"
     low, high = found["confidence_95"]
+    p_value = f"p = {found['p_value']:.2g}" if found["p_value"] >= LEAST_P else f"p < {LEAST_P:.0e}"
     return (
         f"{found['difference']:+.4f} {found['unit']} against {first} (95 %: {low:+.4f} to {high:+.4f}), "
-        f"p = {found['p_value']:.2g} by a {found['method']}"
+        f"{p_value} by a {found['method']}"
     )
 
 
@@ -146,3 +150,15 @@ def _show_text(result: dict[str, Any]) -> None:
     total, mean = decimal(result["logprob"], 3, score=score), decimal(result["loss"], score=score)
     perplexity = decimal(result["perplexity"], 2, score=score)
     print(f"log-probability {total}, {mean} nats per token, perplexity {perplexity}")
+
+
+def _show_tasks(result: dict[str, Any]) -> None:
+    rows = []
+    for name, figures in result["tasks"].items():
+        for metric, value in figures.items():
+            if metric != "questions" and "_stderr" not in metric:
+                error = figures.get("_stderr,".join(metric.split(",")) if "," in metric else f"{metric}_stderr")
+                questions = f"{figures['questions']:,}" if "questions" in figures else ""
+                rows.append([name, metric, _plus_minus(value, error, score=True), questions])
+    title = f"{_name(result)}, step {result['step']:,}, with {result['few_shot']} solved questions before each"
+    show_table(title, ["task", "metric", "value", "questions"], rows)

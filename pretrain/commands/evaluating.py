@@ -14,11 +14,12 @@ import xxhash
 from pretrain.commands.data import FILES, limits_of, refuse_empty, settings_of
 from pretrain.commands.loading import LoadedRun, run_tokens
 from pretrain.config import EvalConfig, Part, build
-from pretrain.data.collect import collect_sources
+from pretrain.data.collect import collect_sources, size_of_shards
 from pretrain.data.executors import Serial
 from pretrain.data.manifests import read_json
 from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.data.sources.reading import mended
+from pretrain.data.splits import ALL_VALIDATION, gather, place_documents
 from pretrain.data.stages import Silent, Workspace
 from pretrain.data.tokenizing import write_shards
 from pretrain.errors import DataError, EvaluationError, UsageError
@@ -27,12 +28,44 @@ from pretrain.evaluation.loss import Loss
 from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references
 from pretrain.evaluation.scoring import POSITIONED, Text, scored, scored_objective
 from pretrain.evaluation.sums import TOP, Measured, Sums, bounds, measured, measured_rows
+from pretrain.evaluation.tasks import evaluate_tasks
 from pretrain.stopping import Stop
 from pretrain.tracking.console import say, warn
 from pretrain.tracking.jsonl import finite
 
 UNITS = ("byte", "character", "word")
 OTHER = "their losses are on the targets of an objective"  # why runs are not compared
+
+
+def do_tasks(settings: EvalConfig, loaded: LoadedRun) -> dict[str, Any]:
+    """What a run scores in tasks.
+
+    Raises:
+        UsageError: lm-eval or a task is not there, or the run has not learned to predict the next token.
+    """
+    _refuse_other_objective(loaded, "tasks=")
+    scores = evaluate_tasks(
+        loaded.model,
+        loaded.tokenizer,
+        settings.tasks,
+        tasks_dir=settings.tasks_dir,
+        few_shot=settings.few_shot,
+        limit=settings.task_limit,
+        longest=max(loaded.settings.sequence_length, loaded.model.context_length or 0),
+        stop=Stop(),
+    )
+    tasks = {name: {key: finite(value) for key, value in figures.items()} for name, figures in scores.items()}
+    return {
+        "run": str(loaded.folder.absolute()),
+        "step": loaded.state.step,
+        "few_shot": settings.few_shot,
+        "tasks": tasks,
+    }
+
+
+def _refuse_other_objective(loaded: LoadedRun, setting: str) -> None:
+    if loaded.other_objective is not None:
+        raise UsageError(f"{setting} is for runs that predict the next token, and {loaded.folder} does something else")
 
 
 @dataclass(frozen=True)
@@ -75,8 +108,7 @@ def evaluate_text(settings: EvalConfig, loaded: LoadedRun) -> dict[str, Any]:
     Raises:
         UsageError: the run has not learned to predict the next token.
     """
-    if loaded.other_objective is not None:
-        raise UsageError(f"text= is for runs that predict the next token, and {loaded.folder} has another objective")
+    _refuse_other_objective(loaded, "text=")
     text, _, _ = mended(settings.text or "")
     ids = loaded.tokenizer.encode(text)
     tokens = Text(np.array([loaded.tokenizer.end_of_text, *ids]))
@@ -156,8 +188,11 @@ def _stream(settings: EvalConfig, loaded: LoadedRun) -> Iterator[tuple[TokenStre
         limits = limits_of(loaded.settings.data)
         texts = collect_sources(sources, settings_of(parts), limits, None, workspace, "collect")
         refuse_empty([texts], "the texts at data.paths are empty")
+        placed = place_documents(texts, seed=0, workspace=workspace)  # a source then has its own shards
+        size = size_of_shards(texts.total("bytes_out"))
+        side = gather(placed, "validation", ALL_VALIDATION, shard_bytes=size, workspace=workspace)
         loaded.tokenizer.save(folder / "tokenizer.json")
-        shards = write_shards(folder / "tokenizer.json", {"validation": texts}, workspace)
+        shards = write_shards(folder / "tokenizer.json", {"validation": side}, workspace)
         manifest = read_manifest(shards)
         yield TokenStream(shards, "validation", manifest), manifest
 
