@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NewType
 from annotated_types import Ge, Gt, Interval
 
 from pretrain.errors import ConfigError
+from pretrain.schema import configs_dir as configs_dir
 from pretrain.schema import (
-    configs_dir,
     described,
     fits,
+    refuse_evaluation,
     refuse_non_multiple,
     refuse_objective,
     refuse_other_names,
@@ -197,16 +198,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class TextSettings:
+    paths: list[str]
+    text_field: str
+    unit: Literal["file", "line", "paragraph"]
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    runs_dir: str
+    format: Format
+
+
+@dataclass(frozen=True)
+class EvalConfig(RunsConfig):
     run: str | list[str]
     step: int | str
-    runs_dir: str
     data_dir: str
+    text: str | None
+    data: TextSettings
+    tasks: list[str]
+    tasks_dir: str | None
+    few_shot: Annotated[int, Ge(0)]
+    task_limit: Count | None
     device: Device
     threads: Count | None
     precision: Precision
-    format: Format
     eval: EvalSettings
+
+    def __post_init__(self) -> None:
+        refuse_evaluation(text=self.text, paths=self.data.paths, tasks=self.tasks)
 
 
 @dataclass(frozen=True)
@@ -223,12 +244,6 @@ class SampleConfig:
     precision: Precision
     format: Format
     decoding: Part
-
-
-@dataclass(frozen=True)
-class RunsConfig:
-    runs_dir: str
-    format: Format
 
 
 @dataclass(frozen=True)
@@ -287,11 +302,8 @@ def parse(settings: Mapping[str, Any], schema: type) -> Any:
     """
     check(settings, schema)
     hints = typing.get_type_hints(schema)
-    values = {
-        key: parse(value, hints[key]) if dataclasses.is_dataclass(hints[key]) else value
-        for key, value in settings.items()
-    }
-    return schema(**values)
+    nested: dict[str, Any] = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    return schema(**{key: parse(value, nested[key]) if key in nested else value for key, value in settings.items()})
 
 
 def check(settings: Mapping[str, Any], schema: type) -> None:

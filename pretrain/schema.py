@@ -245,3 +245,17 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
         or difflib.get_close_matches(wrong, known, n=1, cutoff=0)
     )
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def refuse_evaluation(*, text: str | None, paths: list[str], tasks: list[str]) -> None:
+    """Refuse settings of `pretrain eval` that ask for several things at once.
+
+    Raises:
+        ConfigError: they do, or the text is empty.
+    """
+    asked = {"text": text is not None, "data.paths": bool(paths), "tasks": bool(tasks)}
+    if sum(asked.values()) > 1:
+        named = " and ".join(name for name, chosen in asked.items() if chosen)
+        raise ConfigError(f"{named} are measured one at a time; set one of them")
+    if text == "":
+        raise ConfigError("text= is empty; give it the text whose probability you want to know")

@@ -273,15 +273,15 @@ def _sides(
     Returns:
         the stages on the way that are not the recipe's, and the two sides by name.
     """
-    _refuse_empty(stages)
+    refuse_empty(stages)
     further: list[Built] = []
     if data.validation_paths:
         texts = _collected(data, {"validation": _validation_part(data)}, workspace, "validation_texts")
-        _refuse_empty([texts], "the texts at data.validation_paths are empty")
+        refuse_empty([texts], "the texts at data.validation_paths are empty")
         settings, near = recipe.get(NEAR, ({}, None))
         if isinstance(near, NearDuplicates):
             stages.append(drop_leaks(settings, near, stages[-1], texts, workspace))
-            _refuse_empty(stages)
+            refuse_empty(stages)
         held_out = place_documents(texts, seed=seed, workspace=workspace, name="shuffle_validation")
         further = [texts, held_out]
     placed = place_documents(stages[-1], seed=seed, workspace=workspace)
@@ -297,7 +297,7 @@ def _sides(
     return [placed, *further], sides
 
 
-def _refuse_empty(stages: list[Built], empty: str = "the corpus is empty") -> None:
+def refuse_empty(stages: list[Built], empty: str = "the corpus is empty") -> None:
     """Raise DataError where no text is left, with what each rule of each stage took.
 
     Args:

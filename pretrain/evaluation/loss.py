@@ -124,14 +124,25 @@ def stream_loss(
     if model.whole_documents:
         return _read_through(model, stream, targets if most is None else min(most, targets), stop)
     row = min(row, targets)
+    places = overlapping(targets, row, stride)
+    if most is not None:
+        places = places[:: max(1, targets // most)]
+    return _summed(model, _pairs(stream, places, row), stop, stream.end_of_text if apart else None)
+
+
+def overlapping(targets: int, row: int, stride: int) -> list[tuple[int, int]]:
+    """Where rows of `row` tokens start that score each of `targets` once, and how many an earlier row has scored.
+
+    Args:
+        row: at most `targets`.
+        stride: new tokens a row; more than a row are a row.
+    """
     stride = min(stride, row)
-    # The last row is moved back to end with the stream. (start, targets of it that an earlier row has scored)
+    # The last row is moved back to end with the stream.
     starts = [0, *range(stride, targets - row + stride, stride)]
     places = [(min(start, targets - row), row - stride if start else 0) for start in starts]
     places[-1] = (places[-1][0], places[-2][0] + row - places[-1][0] if len(places) > 1 else 0)
-    if most is not None:
-        places = places[:: max(1, targets // most)]
-    return _summed(model, _overlapping(stream, places, row), stop, stream.end_of_text if apart else None)
+    return places
 
 
 def _read_through(model: LanguageModel, stream: TokenStream, targets: int, stop: Stop) -> Loss:
@@ -159,17 +170,26 @@ def objective_loss(
         EvaluationError: the stream is too short for a source and a target.
         Interrupted: a signal came.
     """
+    row, starts = objective_rows(stream, row)
+    if most is not None:
+        starts = starts[:: max(1, (len(stream) - 1) // most)]
+    return _summed(model, side_by_side(stream, objective, starts, row), stop)
+
+
+def objective_rows(stream: TokenStream, row: int) -> tuple[int, NDArray[np.int64]]:
+    """How long the rows of an evaluation are that objectives turn into others, and where each starts.
+
+    Raises:
+        EvaluationError: the stream is too short for a source and a target.
+    """
     tokens = len(stream) - 1
     if tokens < 2:
         raise EvaluationError(f"the {stream.name} split is too short for a source and a target; bring more text")
     row = min(row, tokens)
-    starts = np.arange(0, tokens - row + 1, row)
-    if most is not None:
-        starts = starts[:: max(1, tokens // most)]
-    return _summed(model, _side_by_side(stream, objective, starts, row), stop)
+    return row, np.arange(0, tokens - row + 1, row)
 
 
-def _overlapping(stream: TokenStream, places: list[tuple[int, int]], row: int) -> Pairs:
+def _pairs(stream: TokenStream, places: list[tuple[int, int]], row: int) -> Pairs:
     at_once = max(1, TOKENS_AT_ONCE // row)
     for first in range(0, len(places), at_once):
         some = places[first : first + at_once]
@@ -180,7 +200,8 @@ def _overlapping(stream: TokenStream, places: list[tuple[int, int]], row: int) -
         yield rows[:, :-1], targets
 
 
-def _side_by_side(stream: TokenStream, objective: Objective, starts: NDArray[np.int64], row: int) -> Pairs:
+def side_by_side(stream: TokenStream, objective: Objective, starts: NDArray[np.int64], row: int) -> Pairs:
+    """What an objective makes of the rows from `starts` (R,) on."""
     at_once = max(1, TOKENS_AT_ONCE // row)
     for first in range(0, len(starts), at_once):
         some = starts[first : first + at_once]
@@ -193,7 +214,7 @@ def _summed(model: LanguageModel, pairs: Pairs, stop: Stop, end_of_text: int | N
     Args:
         end_of_text: where it is given, no document in a row sees another.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     nats = torch.zeros((), dtype=torch.float64)
     counted = unseen = 0
     model.eval()
@@ -208,3 +229,8 @@ def _summed(model: LanguageModel, pairs: Pairs, stop: Stop, end_of_text: int | N
         unseen += int(found.isinf().sum())
         nats += found.sum(dtype=torch.float64).cpu()
     return Loss(float(nats), counted, unseen)
+
+
+def device_of(model: LanguageModel) -> torch.device:
+    """Where a model computes; one of counts has no parameters, and computes on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pretrain.models.attending import Attend
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
+from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 
 
 class Attention(LanguageModel):
@@ -58,6 +58,12 @@ class Attention(LanguageModel):
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         return linear_cross_entropy(self._attended(tokens, documents=documents), self.output.weight, targets)
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        return linear_scores(self._attended(tokens), self.output.weight, targets)
+
+    def document_scores(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Scores:
+        return linear_scores(self._attended(tokens, documents=documents), self.output.weight, targets)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As LanguageModel.next_logits; the state holds the keys and values, and is used up.

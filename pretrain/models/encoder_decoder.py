@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
 from pretrain.models.key_value_cache import KeyValueCache, within_context
-from pretrain.models.language_model import IGNORED, LanguageModel, State, linear_cross_entropy
+from pretrain.models.language_model import IGNORED, LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 from pretrain.models.positions import sinusoids
 
 Norm = Literal["post", "pre"]
@@ -79,19 +79,29 @@ class EncoderDecoder(LanguageModel):
         return hidden.masked_fill(~in_target[:, :, None], 0.0) @ self._output().T  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        begins, scored = self._begins(tokens), targets != IGNORED
+        hidden, wanted, places, in_target = self._written(tokens, targets)
+        nats = linear_cross_entropy(hidden, self._output(), wanted).gather(1, places)  # (B, T)
+        return torch.where(in_target, nats, math.log(self.vocab_size)).masked_fill(targets == IGNORED, 0.0), None
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        hidden, wanted, places, in_target = self._written(tokens, targets)
+        in_source = (math.log(self.vocab_size), 0, self.vocab_size)
+        pairs = zip(linear_scores(hidden, self._output(), wanted)[:3], in_source, strict=True)
+        found = (torch.where(in_target, part.gather(1, places), other) for part, other in pairs)
+        nats, higher, equal = (part.masked_fill(targets == IGNORED, 0) for part in found)
+        return Scores(nats, higher, equal)
+
+    def _written(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The decoder's output (B, D, C), its targets (B, D), and as _places_in_target, but of D = the longest."""
+        begins, places = self._begins(tokens), torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         # What is behind a row's last target need not be computed.
-        ends = (
-            (scored * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1) if tokens.numel() else begins
-        )
+        ends = ((targets != IGNORED) * places).amax(1) if tokens.numel() else begins
         hidden = self._decoded(tokens, begins, ends)
         places, in_target = _places_in_target(tokens, begins, hidden.shape[1])
         # What is in a source comes to place 0 with -1, where the greatest is kept.
         wanted = targets.new_full(hidden.shape[:2], IGNORED)  # (B, D)
         wanted = wanted.scatter_reduce(1, places, targets.masked_fill(~in_target, IGNORED), "amax")
-        nats = linear_cross_entropy(hidden, self._output(), wanted).gather(1, places)  # (B, T)
-        in_source = nats.new_full((), math.log(self.vocab_size))
-        return torch.where(in_target, nats, in_source).masked_fill(~scored, 0.0), None
+        return hidden, wanted, places, in_target
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As LanguageModel.next_logits; the state holds keys and values of source and target, and is used up.

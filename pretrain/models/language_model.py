@@ -4,7 +4,7 @@ Shapes: B rows, T positions, V ids of the vocabulary, C width.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,28 @@ IGNORED = -1  # a target that is not scored
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
 # Up to so many are kept for the backward pass, chunk by chunk, instead of made again.
 LOGITS_KEPT = 2**24
+# Logits that exist at once where a model has no shorter way to its scores than forward.
+SCORED_AT_ONCE = 2**22
+
+SCORE_TYPES = (torch.float32, torch.int32, torch.int32)
 
 State = dict[str, Tensor]  # batch-first tensors, so that a caller can select and repeat rows
+
+
+class Scores(NamedTuple):
+    """What a model makes of each target, (B, T) each, all 0 where the target is IGNORED.
+
+    Attributes:
+        nats: as of token_losses.
+        higher: int32, how many ids are more probable than the target.
+        equal: int32, how many are as probable, itself included: those share the places behind the higher ones.
+        state: carried on, as by token_losses.
+    """
+
+    nats: Tensor
+    higher: Tensor
+    equal: Tensor
+    state: State | None = None
 
 
 class LanguageModel(nn.Module):
@@ -59,13 +79,31 @@ class LanguageModel(nn.Module):
         Args:
             documents: (B, T) int64, as documents_in gives them.
         """
-        positions = positions_in(documents).flatten()  # (B*T,)
-        part = (positions == 0).cumsum(0) - 1  # (B*T,) from 0 to P - 1
-        shape = (int(part[-1]) + 1, int(positions.max()) + 1)  # (P, L)
-        parts = tokens.new_zeros(shape).index_put((part, positions), tokens.flatten())
-        wanted = targets.new_full(shape, IGNORED).index_put((part, positions), targets.flatten())
+        places, parts, wanted = _apart(tokens, targets, documents)
         nats, _ = self.token_losses(parts, wanted)
-        return nats[part, positions].view_as(targets)
+        return nats[places].view_as(targets)
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        """Nats and ranks of each target: what an evaluation asks for, without a gradient.
+
+        A model that makes its logits chunk by chunk overrides this, so that each chunk tells both.
+
+        Args:
+            tokens, targets, state: as of token_losses.
+        """
+        nats, state = self.token_losses(tokens, targets, state)
+        rows = max(1, SCORED_AT_ONCE // max(1, tokens.shape[1] * self.vocab_size))
+        pairs = zip(torch.split(tokens, rows), torch.split(targets, rows), strict=True)
+        ranks = [_ranks(self(some).flatten(0, 1), wanted.flatten()) for some, wanted in pairs]
+        higher, equal = (torch.cat(part).view_as(targets) for part in zip(*ranks, strict=True))
+        return Scores(nats, higher, equal, state)
+
+    def document_scores(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Scores:
+        """As token_scores, where no document of a row sees another: see document_losses."""
+        places, parts, wanted = _apart(tokens, targets, documents)
+        found = self.token_scores(parts, wanted)
+        nats, higher, equal = (part[places].view_as(targets) for part in (found.nats, found.higher, found.equal))
+        return Scores(nats, higher, equal)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits (B, V) of the token after each row, and the state that knows all tokens so far.
@@ -101,6 +139,16 @@ def positions_in(documents: Tensor) -> Tensor:
     places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
     return places - torch.where(begins, places, 0).cummax(1).values
+
+
+def _apart(tokens: Tensor, targets: Tensor, documents: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Every document's part of a row as a row: where each token went, 2 x (B*T,), and tokens and targets (P, L)."""
+    positions = positions_in(documents).flatten()  # (B*T,)
+    part = (positions == 0).cumsum(0) - 1  # (B*T,) from 0 to P - 1
+    shape = (int(part[-1]) + 1, int(positions.max()) + 1)  # (P, L)
+    parts = tokens.new_zeros(shape).index_put((part, positions), tokens.flatten())
+    wanted = targets.new_full(shape, IGNORED).index_put((part, positions), targets.flatten())
+    return (part, positions), parts, wanted
 
 
 def _appended(tokens: Tensor, lengths: Tensor, new: Tensor, new_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +187,34 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, soft_c
     """
     nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), soft_cap)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return nats.view(targets.shape)
+
+
+def linear_scores(
+    hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None = None, bias: Tensor | None = None
+) -> Scores:
+    """As linear_cross_entropy, with the ranks of the targets from the same logits; an IGNORED target costs nothing.
+
+    Args:
+        bias: (V,), added to the logits.
+    """
+    scored = (targets.flatten() != IGNORED).nonzero()[:, 0]  # (S,)
+    wanted, rows = targets.flatten()[scored], _rows_at_once(weight)
+    nats, higher, equal = (hidden.new_zeros(targets.numel(), dtype=dtype) for dtype in SCORE_TYPES)
+    for chunk, target, places in zip(
+        *(torch.split(part, rows) for part in (hidden.flatten(0, 1)[scored], wanted, scored)), strict=True
+    ):
+        logits = capped(F.linear(chunk, weight, bias).float(), soft_cap)  # (rows, V)
+        nats[places] = logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
+        higher[places], equal[places] = _ranks(logits, target)
+    return Scores(nats.view(targets.shape), higher.view(targets.shape), equal.view(targets.shape))
+
+
+def _ranks(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (R, V): how many are higher than that of the target (R,), and how many equal it; 0 where IGNORED."""
+    own = logits.gather(1, targets.clamp(min=0)[:, None])
+    counts = ((logits > own).sum(1, dtype=torch.int32), (logits == own).sum(1, dtype=torch.int32))
+    higher, equal = (count.masked_fill(targets == IGNORED, 0) for count in counts)
+    return higher, equal
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

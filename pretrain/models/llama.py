@@ -16,7 +16,7 @@ from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
 from pretrain.models.experts import Experts, balanced
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
+from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 from pretrain.models.positions import rotary_angles, rotate
 
 EPS = 1e-5  # added to the mean square that a norm divides by
@@ -86,6 +86,12 @@ class Llama(LanguageModel):
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
         return balanced(linear_cross_entropy(hidden, self._head, targets), self)
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        return linear_scores(self._hidden(tokens), self._head, targets)
+
+    def document_scores(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Scores:
+        return linear_scores(self._hidden(tokens, documents=documents), self._head, targets)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As LanguageModel.next_logits; the state holds the keys and values of each layer, and is used up.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from pretrain.models.language_model import LanguageModel
+from pretrain.models.language_model import LanguageModel, Scores, State, linear_scores
 
 
 class MLP(LanguageModel):
@@ -48,8 +48,16 @@ class MLP(LanguageModel):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.output(self._hidden(tokens))
+        return logits
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        return linear_scores(self._hidden(tokens), self.output.weight, targets, bias=self.output.bias)
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        """(B, T, H) of the layer before the output."""
         padded = F.pad(tokens, (self.context_length, 0), value=self.vocab_size)
         windows = padded.unfold(1, self.context_length, 1)[:, 1:]  # (B, T, K); what is before the row alone is no input
         embedded = self.embedding(windows).flatten(2)  # (B, T, K C)
-        logits: Tensor = self.output(self.activation(self.hidden(embedded)))
-        return logits
+        hidden: Tensor = self.activation(self.hidden(embedded))
+        return hidden

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend, causal_mask
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
-from pretrain.models.language_model import LanguageModel, State, capped, linear_cross_entropy
+from pretrain.models.language_model import LanguageModel, Scores, State, capped, linear_cross_entropy, linear_scores
 from pretrain.models.positions import rotary_angles, rotate
 from pretrain.models.relu_squared import relu_squared
 from pretrain.models.rms_norm import RMSNorm
@@ -113,6 +113,12 @@ class Modern(LanguageModel):
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
         return linear_cross_entropy(hidden, self._head, targets, self.soft_cap)
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        return linear_scores(self._hidden(tokens), self._head, targets, self.soft_cap)
+
+    def document_scores(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Scores:
+        return linear_scores(self._hidden(tokens, documents=documents), self._head, targets, self.soft_cap)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As LanguageModel.next_logits; the state holds the keys and values of each layer, and is used up.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.errors import CheckpointError, DataError, TrainingError
-from pretrain.models.language_model import IGNORED, LanguageModel, State
+from pretrain.models.language_model import IGNORED, LanguageModel, Scores, State
 
 NO_PLACE = -1  # before the first EOT of a row: nobody knows what the prefix is
 NO_STATE = np.array([[0, NO_PLACE]])
@@ -114,6 +114,20 @@ class Prefix(LanguageModel):
             losses = np.where(wanted == IGNORED, 0.0, -np.log(probs))
         nats = torch.from_numpy(losses).view(targets.shape)
         return nats.to(targets.device), _state(hashes[:, -1:], places[:, -1:], targets.device)
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        """As LanguageModel.token_scores; what was never seen behind a prefix shares the places behind what was."""
+        nats, carried = self.token_losses(tokens, targets, state)
+        wanted, device = targets.cpu().numpy().ravel(), targets.device
+        before = NO_STATE if state is None else state["prefix"].cpu().numpy()
+        rows, following, counts, _ = self._seen(*self._hashes(self._checked(tokens, 0), before))
+        own = np.bincount(rows, counts * (following == wanted[rows]), len(wanted))  # (R,)
+        higher = np.bincount(rows, counts > own[rows], len(wanted))
+        unseen = self.vocab_size - np.bincount(rows, minlength=len(wanted))
+        equal = np.where(own > 0, np.bincount(rows, counts == own[rows], len(wanted)), unseen)
+        ranks = (torch.from_numpy(np.where(wanted == IGNORED, 0, count)).int() for count in (higher, equal))
+        first, second = (count.view(targets.shape).to(device) for count in ranks)
+        return Scores(nats, first, second, carried)
 
     def parameter_count(self) -> int:
         """Stored pairs of a prefix and a token."""

@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from pretrain.models.language_model import LanguageModel, State, linear_cross_entropy
+from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 
 CELLS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 STATES = {"rnn": ("hidden",), "gru": ("hidden",), "lstm": ("hidden", "cell")}
@@ -78,6 +78,10 @@ class RNN(LanguageModel):
         """
         hidden, state = self._hidden(tokens, state)
         return linear_cross_entropy(hidden, self._weight, targets), state
+
+    def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
+        hidden, state = self._hidden(tokens, state)
+        return linear_scores(hidden, self._weight, targets)._replace(state=state)
 
     def next_logits(self, tokens: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         embedded = self._embedded(tokens)  # (B, T, E)

@@ -102,6 +102,34 @@ def test_token_losses_are_the_cross_entropy_of_forward(model: LanguageModel) -> 
     assert (nats[:, -1] == 0).all()
 
 
+def test_scores_are_the_losses_and_the_ranks_of_the_logits(model: LanguageModel) -> None:
+    rows = tokens()
+    targets = torch.cat([rows[:, 1:], torch.full((B, 1), IGNORED)], dim=1)
+    targets[1, 3] = IGNORED
+    scores, (nats, _) = model.token_scores(rows, targets), model.token_losses(rows, targets)
+    assert torch.allclose(scores.nats, nats, atol=1e-5)
+    logits, scored = model(rows), targets != IGNORED
+    own = logits.gather(2, targets.clamp(min=0)[:, :, None])
+    near = (logits - own).abs() < 1e-5  # ways to the same logit round differently
+    sure = ((logits > own) & ~near).sum(2)
+    assert (scores.higher >= sure)[scored].all()
+    assert (scores.higher + scores.equal <= sure + near.sum(2))[scored].all()
+    assert (scores.equal >= 1)[scored].all()
+    for part in scores[:3]:
+        assert (part[~scored] == 0).all()
+
+
+def test_scores_of_documents_apart_are_those_of_rows_of_their_own(model: LanguageModel) -> None:
+    rows = tokens()
+    rows[:, 5] = 0
+    targets, documents = torch.roll(rows, -1, 1), (rows == 0).cumsum(1)
+    apart = model.document_scores(rows, targets, documents)
+    for part in (slice(0, 5), slice(5, T)):
+        alone = model.token_scores(rows[:, part], targets[:, part])
+        assert torch.allclose(apart.nats[:, part], alone.nats, atol=1e-5)
+        assert (apart.higher[:, part] - alone.higher).abs().max() <= 1
+
+
 def test_step_by_step_equals_the_whole_row_at_once(model: LanguageModel) -> None:
     rows = tokens()
     whole = model(rows)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.errors import CheckpointError, DataError, TrainingError
+from pretrain.models.language_model import IGNORED
 from pretrain.models.prefix import Prefix
 
 EOT = 0
@@ -86,3 +87,21 @@ def test_bad_input_is_refused() -> None:
         Prefix(5).fit(np.array([EOT, 7]), EOT)
     with pytest.raises(TrainingError, match="call fit or load_weights"):
         Prefix(5)(torch.tensor([[EOT]]))
+
+
+def test_ranks_are_those_of_forward_and_go_on_with_the_state() -> None:
+    model = fitted([[1, 2, 3], [1, 2, 4], [1, 2, 4], [2]])
+    tokens = torch.tensor([[0, 1, 2, 0, 2, 3, 0]])
+    targets = torch.tensor([[1, 2, 3, 2, 3, IGNORED, 0]])
+    scores = model.token_scores(tokens, targets)
+    assert torch.equal(scores.nats, model.token_losses(tokens, targets)[0])
+    logits = model(tokens)
+    own = logits.gather(2, targets.clamp(min=0)[:, :, None])
+    scored = targets != IGNORED
+    assert torch.equal(scores.higher[scored], (logits > own).sum(2, dtype=torch.int32)[scored])
+    assert torch.equal(scores.equal[scored], (logits == own).sum(2, dtype=torch.int32)[scored])
+    assert scores.higher[0, 5] == scores.equal[0, 5] == 0
+    first = model.token_scores(tokens[:, :2], targets[:, :2])
+    rest = model.token_scores(tokens[:, 2:], targets[:, 2:], first.state)
+    assert torch.equal(rest.higher, scores.higher[:, 2:])
+    assert torch.equal(rest.equal, scores.equal[:, 2:])
