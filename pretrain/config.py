@@ -22,6 +22,7 @@ from pretrain.schema import (
     refuse_non_multiple,
     refuse_objective,
     refuse_other_names,
+    refuse_sampling,
     shown,
     signature,
     suggestion,
@@ -210,25 +211,31 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
-    run: str
-    step: int | str
-    prompt: str
-    n: Count
-    max_tokens: Count
-    seed: Seed
-    runs_dir: str
-    device: Device
-    threads: Count | None
-    precision: Precision
-    format: Format
-    decoding: Part
-
-
-@dataclass(frozen=True)
 class RunsConfig:
     runs_dir: str
     format: Format
+
+
+@dataclass(frozen=True)
+class SampleConfig(RunsConfig):
+    run: str
+    step: int | str
+    prompt: str
+    prompts: str | None
+    n: Count
+    max_tokens: Count
+    stop: list[str]
+    seed: Seed
+    batch: Count
+    stream: bool | None
+    device: Device
+    threads: Count | None
+    precision: Precision
+    decoding: Part
+
+    def __post_init__(self) -> None:
+        """Refuse what no single key shows to be wrong."""
+        refuse_sampling(self.prompt, self.prompts, self.stop, stream=self.stream, one=self.n == 1, format=self.format)
 
 
 @dataclass(frozen=True)
@@ -285,11 +292,8 @@ def parse(settings: Mapping[str, Any], schema: type) -> Any:
     """
     check(settings, schema)
     hints = typing.get_type_hints(schema)
-    values = {
-        key: parse(value, hints[key]) if dataclasses.is_dataclass(hints[key]) else value
-        for key, value in settings.items()
-    }
-    return schema(**values)
+    nested: dict[str, Any] = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    return schema(**{key: parse(value, nested[key]) if key in nested else value for key, value in settings.items()})
 
 
 def check(settings: Mapping[str, Any], schema: type) -> None:
