@@ -22,6 +22,7 @@ from pretrain.schema import (
     refuse_non_multiple,
     refuse_objective,
     refuse_other_names,
+    refuse_sampling,
     shown,
     signature,
     suggestion,
@@ -231,19 +232,25 @@ class EvalConfig(RunsConfig):
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(RunsConfig):
     run: str
     step: int | str
     prompt: str
+    prompts: str | None
     n: Count
     max_tokens: Count
+    stop: list[str]
     seed: Seed
-    runs_dir: str
+    batch: Count
+    stream: bool | None
     device: Device
     threads: Count | None
     precision: Precision
-    format: Format
     decoding: Part
+
+    def __post_init__(self) -> None:
+        """Refuse what no single key shows to be wrong."""
+        refuse_sampling(self.prompt, self.prompts, self.stop, stream=self.stream, one=self.n == 1, format=self.format)
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,22 @@ def refuse_objective(objective: str, model: str, packing: str) -> None:
         )
 
 
+def refuse_sampling(
+    prompt: str, prompts: str | None, stop: list[str], *, stream: bool | None, one: bool, format: str
+) -> None:
+    """Refuse settings of `pretrain sample` that do not go together; `one` is whether a prompt gets one text.
+
+    Raises:
+        ConfigError: there are two kinds of prompts, a stop text that stands everywhere, or no single text to stream.
+    """
+    if prompt and prompts:
+        raise ConfigError(f"prompt={prompt} and prompts={prompts} are both set; set one")
+    if not all(stop):
+        raise ConfigError('stop has an empty text, which stands everywhere; try stop=["\\n\\n"]')
+    if stream and (prompts or not one or format != "table"):
+        raise ConfigError("stream=true shows one text as it is written; it needs n=1, format=table and no prompts=")
+
+
 _KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
 
 

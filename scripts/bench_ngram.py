@@ -28,8 +28,9 @@ import torch
 from pretrain.exporting.arpa import write_arpa
 from pretrain.models.ngram import NGram
 from pretrain.models.ngram_mixture import NGramMixture
-from pretrain.sampling.decodings import Decoding, Temperature, TopP
+from pretrain.sampling.decodings import Temperature, TopP
 from pretrain.sampling.generation import generate
+from pretrain.sampling.search import Decoding
 from pretrain.tokenizers.bpe import BytePairEncoding
 
 ROOT = Path(__file__).parent.parent

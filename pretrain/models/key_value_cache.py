@@ -47,6 +47,7 @@ class KeyValueCache:
         self._write(self.tokens, tokens, 1)
         self.keys: Tensor | None = None  # (B, L, G, R, D), made with the first layer's
         self.values: Tensor | None = None
+        self.outputs: Tensor | None = None  # (B, T, C), the last layer's
 
     def mask(self) -> Tensor | None:
         """(B, 1, T, S) bool, what each new token sees; None where that is what a causal Attend does anyway."""
@@ -72,16 +73,23 @@ class KeyValueCache:
 
     def last(self, hidden: Tensor) -> Tensor:
         """(B, C): of the outputs (B, T, C) that of each row's last real token."""
+        self.outputs = hidden
         if self.even:
             return hidden[:, -1]
         rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, self.lengths - self.past - 1]
 
     def grown(self) -> State:
-        """The state to go on from."""
-        if self.keys is None or self.values is None:
-            raise AssertionError("no layer has extended the cache")
-        return {"tokens": self.tokens, "lengths": self.lengths, "keys": self.keys, "values": self.values}
+        """The state to go on from. Of the outputs it holds those of the new tokens, for who compares them."""
+        if self.keys is None or self.values is None or self.outputs is None:
+            raise AssertionError("no layer has extended the cache, or last() was not asked")
+        return {
+            "tokens": self.tokens,
+            "lengths": self.lengths,
+            "keys": self.keys,
+            "values": self.values,
+            "outputs": self.outputs,
+        }
 
     def _widened(self, old: Tensor | None, like: Tensor, dimension: int) -> Tensor:
         """`old` with room R in `dimension`; without it, zeros in the shape of `like` with that room."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 
@@ -88,10 +88,13 @@ class RNN(LanguageModel):
         rows: Tensor | PackedSequence = embedded
         if not bool((lengths == tokens.shape[1]).all()):
             rows = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, last = self.recurrence(rows, self._layers_first(state or self._start(len(tokens))))
+        output, last = self.recurrence(rows, self._layers_first(state or self._start(len(tokens))))
         state = self._rows_first(last)
+        if isinstance(output, PackedSequence):
+            output = pad_packed_sequence(output, batch_first=True)[0]
         # The last layer's state is its output behind each row's last real token.
-        return self._narrowed(state["hidden"][:, -1]) @ self._weight.T, state
+        logits = self._narrowed(state["hidden"][:, -1]) @ self._weight.T
+        return logits, state | {"outputs": output}  # (B, T, H), for who compares the outputs of the new tokens
 
     @property
     def _weight(self) -> Tensor:

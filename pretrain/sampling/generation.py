@@ -1,27 +1,14 @@
 """Writing with a model, token by token. Every decoding and every model go through the one loop here."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from pretrain.errors import SamplingError
 from pretrain.models.language_model import LanguageModel
-from pretrain.sampling.decodings import Decoding
+from pretrain.sampling.search import Continuation, Decoding, Task
 
 
-@dataclass(frozen=True)
-class Continuation:
-    """Attributes:
-    tokens: the new ids, without the prompt and without the end of text that may follow.
-    logprob: natural logarithm of their probability under the model itself, the end of text included.
-    """
-
-    tokens: list[int]
-    logprob: float
-
-
-@torch.inference_mode()
 def generate(
     model: LanguageModel,
     prompt: list[int],
@@ -32,48 +19,84 @@ def generate(
     seed: int,
     end_of_text: int,
     device: torch.device,
+    ends: Callable[[Sequence[int]], bool] | None = None,
+    heard: Callable[[int, int], None] | None = None,
 ) -> list[Continuation]:
-    """`n` continuations of `prompt`, each with random numbers of its own, so that n does not change the first.
+    """`n` continuations of one `prompt`; see generate_all."""
+    return generate_all(
+        model,
+        [prompt],
+        n=n,
+        max_tokens=max_tokens,
+        decoding=decoding,
+        seed=seed,
+        end_of_text=end_of_text,
+        device=device,
+        rows=1,
+        ends=ends,
+        heard=heard,
+    )
+
+
+def generate_all(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    *,
+    n: int,
+    max_tokens: int,
+    decoding: Decoding,
+    seed: int,
+    end_of_text: int,
+    device: torch.device,
+    rows: int,
+    ends: Callable[[Sequence[int]], bool] | None = None,
+    heard: Callable[[int, int], None] | None = None,
+) -> list[Continuation]:
+    """`n` continuations of each prompt, in their order.
+
+    Each continuation has random numbers of its own, so that neither n nor the prompts beside it change it, beyond the
+    rounding of the model's products.
 
     Args:
-        prompt: token ids, at least one.
+        prompts: token ids, at least one each; of one that is longer than the model can see it reads the end.
         max_tokens: new tokens at most; a continuation ends with the document.
+        rows: prompts that are continued at once, those of like length together.
+        ends, heard: see Task; heard is told of one batch of prompts after the other.
     Raises:
         SamplingError: the model gives no usable logits.
+        ConfigError: the decoding cannot do this, or not with this model.
     """
     model.eval()
-    generators = [torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63) for row in range(n)]
-    new = torch.tensor([prompt] * n, device=device)  # (B, T)
-    lengths = torch.full((n,), len(prompt), device=device)
-    chosen: list[list[int]] = [[] for _ in range(n)]
-    logprobs = torch.zeros(n, dtype=torch.float64)
-    running = torch.ones(n, dtype=torch.bool)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    found: dict[int, list[Continuation]] = {}
+    for start in range(0, len(order), rows):
+        numbers = order[start : start + rows]
+        task = Task([prompts[number] for number in numbers], numbers, n, max_tokens, seed, end_of_text, ends, heard)
+        written = _written(model, task, decoding, device)
+        found |= {number: written[place * n : (place + 1) * n] for place, number in enumerate(numbers)}
+    return [continuation for number in range(len(prompts)) for continuation in found[number]]
+
+
+@torch.inference_mode()
+def _written(model: LanguageModel, task: Task, decoding: Decoding, device: torch.device) -> list[Continuation]:
+    """The loop: read, let the search choose, go on with what it has chosen."""
+    search = decoding.begin(task)
+    new, lengths = _padded(task.prompts, device)
     state = None
-    for _ in range(max_tokens):
+    while not search.over:
         logits, state = model.next_logits(new, lengths, state)
-        logits = logits.double().cpu()  # (B, V)
-        _refuse_unusable(logits[running])
-        tokens = _draw(decoding(logits).softmax(dim=1), generators)
-        logprobs += torch.where(running, logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0], 0.0)
-        running &= tokens != end_of_text
-        for row in running.nonzero()[:, 0].tolist():
-            chosen[row].append(int(tokens[row]))
-        if not running.any():
-            break
-        new, lengths = tokens[:, None].to(device), torch.ones_like(lengths)
-    return [Continuation(ids, logprob) for ids, logprob in zip(chosen, logprobs.tolist(), strict=True)]
+        tokens, parents = search.step(logits, state)
+        if parents is not None:
+            state = {name: tensor[parents] for name, tensor in state.items()}
+        new = tokens.to(device)[:, None]
+        lengths = torch.ones(len(new), dtype=torch.int64, device=device)
+    return search.continuations()
 
 
-def _draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """One id a row (B,), by looking a uniform number up in the cumulated probabilities (B, V)."""
-    uniform = torch.stack([torch.rand((), generator=generator, dtype=torch.float64) for generator in generators])
-    cumulated = probabilities.nan_to_num().cumsum(dim=1)
-    places = torch.searchsorted(cumulated, (uniform * cumulated[:, -1])[:, None], right=True)[:, 0]
-    return places.clamp(max=probabilities.shape[1] - 1)
-
-
-def _refuse_unusable(logits: Tensor) -> None:
-    if (logits.isnan() | (logits == torch.inf)).any():
-        raise SamplingError("the model's logits are NaN or infinite; its weights are damaged, try an older step=N")
-    if (logits == -torch.inf).all(dim=1).any():
-        raise SamplingError("the model gives no token any probability here; an n-gram needs model.smoothing for that")
+def _padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The prompts as (P, T), padded on the right with 0, and their lengths (P,)."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    rows = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.int64)
+    for row, prompt in zip(rows, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    return rows.to(device), lengths

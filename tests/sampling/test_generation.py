@@ -12,11 +12,15 @@ from pretrain.errors import SamplingError
 from pretrain.models.gpt import GPT
 from pretrain.models.language_model import LanguageModel
 from pretrain.models.mlp import MLP
-from pretrain.sampling.decodings import Greedy, Temperature, TopK, TopP
-from pretrain.sampling.generation import generate
+from pretrain.sampling.decodings import Greedy, Sampling, Temperature, TopK, TopP
+from pretrain.sampling.generation import generate, generate_all
 
 V, EOT, CONTEXT = 11, 0, 12
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "decoding").glob("*.yaml"))
+COMBINED = ["decoding=top_p", "decoding.k=6", "decoding.min_p=0.02", "decoding.typical=0.95"]
+COMBINED += ["decoding.repetition_penalty=1.3", "decoding.temperature=0.8"]
+WORDS = {name: [f"decoding={name}"] for name in NAMES} | {"combined": COMBINED}
+WORDS |= {"greedy, penalised": ["decoding=greedy", "decoding.repetition_penalty=1.5"]}
 DRAW = Temperature(temperature=1.0)
 
 
@@ -35,6 +39,10 @@ class Fixed(LanguageModel):
 
     def forward(self, tokens):
         return self.table[tokens]
+
+    def next_logits(self, tokens, lengths, state=None):
+        logits, grown = super().next_logits(tokens, lengths, state)
+        return logits, grown | {"outputs": torch.nn.functional.one_hot(tokens, self.vocab_size).float()}
 
 
 def gpt(end_of_text_bias: float = -20.0) -> GPT:
@@ -55,9 +63,17 @@ def gpt(end_of_text_bias: float = -20.0) -> GPT:
     return model
 
 
+class Telling(MLP):
+    """An MLP that tells its outputs, as contrastive search asks: the embeddings of the new tokens."""
+
+    def next_logits(self, tokens, lengths, state=None):
+        logits, grown = super().next_logits(tokens, lengths, state)
+        return logits, grown | {"outputs": self.embedding(tokens)}
+
+
 def mlp() -> MLP:
     torch.manual_seed(0)
-    model = MLP(V, context_length=3, n_embd=8, n_hidden=16)
+    model = Telling(V, context_length=3, n_embd=8, n_hidden=16)
     with torch.no_grad():
         model.output.weight.normal_()
         model.output.bias[EOT] = -20
@@ -69,9 +85,19 @@ def model(request):
     return {"gpt": gpt, "mlp": mlp}[request.param]()
 
 
-@pytest.fixture(params=NAMES)
+def named(name):
+    return config.build(config.Part(cli._composed("sample", WORDS[name])["decoding"]))
+
+
+@pytest.fixture(params=WORDS)
 def decoding(request):
-    return config.build(config.Part(cli._composed("sample", [f"decoding={request.param}"])["decoding"]))
+    return named(request.param)
+
+
+@pytest.fixture(params=[name for name in WORDS if name != "beam"])
+def stepwise(request):
+    """Those in which what comes later changes nothing."""
+    return named(request.param)
 
 
 def write(model, prompt=(1, 2, 3), n=1, max_tokens=8, decoding=DRAW, seed=1):
@@ -124,14 +150,14 @@ def test_other_seeds_and_other_rows_write_other_texts(model):
 
 
 def test_the_first_of_many_samples_equals_the_only_one(model, decoding):
-    many, (only,) = write(model, n=5, decoding=decoding), write(model, decoding=decoding)
+    many, (only,) = write(model, n=4, decoding=decoding), write(model, decoding=decoding)
     assert many[0].tokens == only.tokens
     assert many[0].logprob == pytest.approx(only.logprob)
     assert [s.tokens for s in many[:3]] == [s.tokens for s in write(model, n=3, decoding=decoding)]
 
 
-def test_a_longer_text_begins_with_the_shorter_one(model, decoding):
-    (short,), (long,) = (write(model, max_tokens=size, decoding=decoding) for size in (4, 8))
+def test_a_longer_text_begins_with_the_shorter_one(model, stepwise):
+    (short,), (long,) = (write(model, max_tokens=size, decoding=stepwise) for size in (4, 8))
     assert long.tokens[:4] == short.tokens
 
 
@@ -191,6 +217,86 @@ def test_the_prompt_is_read(model):
 def test_logprob_is_the_sum_by_hand_under_the_model_itself(model, decoding):
     for sample in write(model, n=3, decoding=decoding):
         assert sample.logprob == pytest.approx(logprob_of(model, [1, 2, 3], sample.tokens), rel=1e-4)
+        for place, logprob in enumerate(sample.logprobs):
+            one = logprob_of(model, [1, 2, 3, *sample.tokens[:place]], [sample.tokens[place]])
+            assert logprob == pytest.approx(one, rel=1e-3, abs=1e-5)
+
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 1], [2, 2], [1, 2, 3], [9, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 9]]
+
+
+def write_all(model, prompts=PROMPTS, rows=1, n=2, decoding=DRAW, **others):
+    settings = {"max_tokens": 8, "seed": 1, "end_of_text": EOT, "device": torch.device("cpu"), **others}
+    return generate_all(model, prompts, n=n, decoding=decoding, rows=rows, **settings)
+
+
+def test_prompts_of_any_length_together_are_continued_as_each_alone(model, decoding):
+    alone = write_all(model, rows=1, decoding=decoding)
+    for rows in (4, 6):
+        together = write_all(model, rows=rows, decoding=decoding)
+        assert [sample.tokens for sample in together] == [sample.tokens for sample in alone]
+        for one, other in zip(together, alone, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, rel=1e-3, abs=1e-4)
+    assert len({tuple(sample.tokens) for sample in alone}) > 4
+
+
+def test_the_same_prompt_twice_gets_texts_of_its_own(model):
+    samples = write_all(model, [[1, 2, 3]] * 2, rows=2, max_tokens=12)
+    assert len({tuple(sample.tokens) for sample in samples}) == 4
+
+
+def test_ragged_rows_that_end_at_different_times_are_the_same_at_every_batch_size():
+    model = gpt(end_of_text_bias=0.0)
+    prompts = [[1 + (start + place) % 9 for place in range(1 + start % 5)] for start in range(12)]
+    hot = Temperature(temperature=3.0)
+    by_size = [write_all(model, prompts, rows=rows, decoding=hot, max_tokens=14) for rows in (1, 3, 12)]
+    assert len({len(sample.tokens) for sample in by_size[0]}) > 5
+    assert {sample.ended for sample in by_size[0]} == {"end_of_text", "length"}
+    for samples in by_size[1:]:
+        assert [sample.tokens for sample in samples] == [sample.tokens for sample in by_size[0]]
+
+
+def test_of_a_prompt_beyond_the_context_the_end_is_read():
+    model, long = gpt(), [1 + place % 9 for place in range(40)]
+    assert write(model, long)[0].tokens == write(model, long[-CONTEXT:])[0].tokens
+    assert write(model, long)[0].tokens != write(model, [*long[:-1], 3])[0].tokens
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_ends_where_it_is_said_to(model, name):
+    tokens = write(model, decoding=named(name), max_tokens=12)[0].tokens
+    ends = lambda so_far: len(so_far) > 3 and so_far[-1] == so_far[-2]  # noqa: E731
+    for sample in write_all(model, decoding=named(name), max_tokens=12, ends=ends, rows=6):
+        first = next((size for size in range(13) if ends(sample.tokens[:size])), None)
+        assert (sample.ended == "stop") == (first is not None)
+        assert first in (None, len(sample.tokens))
+    assert len(tokens) == 12
+
+
+def test_every_token_is_heard_in_its_order(model, decoding):
+    heard = collections.defaultdict(list)
+    samples = write_all(model, n=3, rows=6, decoding=decoding, heard=lambda text, token: heard[text].append(token))
+    order = sorted(range(len(PROMPTS)), key=lambda number: len(PROMPTS[number]))
+    for place, number in enumerate(order):
+        for each in range(3):
+            assert heard[place * 3 + each] == samples[number * 3 + each].tokens
+
+
+def test_a_penalty_makes_texts_repeat_less(model):
+    plain, penalised = (
+        write(model, max_tokens=30, n=8, decoding=Sampling(temperature=0.7, repetition_penalty=penalty))
+        for penalty in (1.0, 5.0)
+    )
+    kinds = [sum(len(set(sample.tokens[:8])) for sample in samples) for samples in (plain, penalised)]
+    assert kinds[1] > kinds[0] + 8
+
+
+def test_the_penalty_counts_the_prompt():
+    model = Fixed([-9.0, 2.0, 1.5, 0.0])
+    penalised = Sampling(temperature=0.0, repetition_penalty=2.0)
+    assert write(model, [3, 3], max_tokens=4, decoding=Greedy())[0].tokens == [1, 1, 1, 1]
+    assert write(model, [3, 3], max_tokens=1, decoding=penalised)[0].tokens == [1]
+    assert write(model, [3, 1], max_tokens=2, decoding=penalised)[0].tokens == [2, 1]
 
 
 def test_writing_ends_at_the_end_of_text_and_leaves_it_out():
@@ -271,4 +377,5 @@ def test_a_text_that_has_ended_may_meet_unusable_logits():
     model = Fixed([0.0, 1.0, 1.0, 1.0], {EOT: nan})
     samples = write(model, [1], n=20, max_tokens=6)
     assert any(len(sample.tokens) < 5 for sample in samples)
+    assert any(len(sample.tokens) == 6 for sample in samples)
     assert all(math.isfinite(sample.logprob) for sample in samples)
