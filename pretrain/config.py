@@ -39,6 +39,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 NEXT_TOKEN = "pretrain.data.objectives.NextToken"  # what runs learned by before there was a choice
+ONE_PROCESS = "pretrain.training.parallel.single.Single"  # likewise, of how work is shared
 
 # What every source may hold besides the settings of its target: how much of the training tokens come from it.
 SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
@@ -158,6 +159,7 @@ class TrainConfig:
     executor: Part
     objective: Part = dataclasses.field(default_factory=lambda: Part({"_target_": NEXT_TOKEN}))
     tracker: Part = dataclasses.field(default_factory=lambda: Part({}))
+    parallel: Part = dataclasses.field(default_factory=lambda: Part({"_target_": ONE_PROCESS}))
 
     def __post_init__(self) -> None:
         """Refuse what no single key shows to be wrong."""

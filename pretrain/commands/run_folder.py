@@ -31,6 +31,7 @@ FREE = {
     "decoding",
     "sample",
     "eval",
+    "parallel",
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
 RHYTHM = {

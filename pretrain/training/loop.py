@@ -63,6 +63,7 @@ def train(
     trackers: list[Tracker],
     show: Callable[[float, dict[str, Any]], None],
     stop: Stop,
+    same: Callable[[float], float] = float,
 ) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
 
@@ -72,6 +73,7 @@ def train(
         restore: brings the model back to its last checkpoint, and returns its state; None where there is none yet.
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and each row of metrics.
+        same: makes a number that each of several processes measured for itself the same on all of them.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
@@ -113,7 +115,7 @@ def train(
             started = time.perf_counter()
             batch = batch_of_step(state.step, state.skipped_windows)
             result = update.step(state.step, batch, limits.progress(state))
-            seconds = time.perf_counter() - started
+            seconds = same(time.perf_counter() - started)
 
             if result.rollback and (before := restore()):
                 window = _roll_back(state, before, batch)
