@@ -83,6 +83,7 @@ class TrainerSettings:
     # Configs of older runs do not have these.
     keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
     double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
+    activation_checkpointing: Literal["none", "selective", "full"] = dataclasses.field(default_factory=lambda: "none")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ RHYTHM = {
     "trainer.keep_every",
     "trainer.checkpoint_every",
     "trainer.loader_workers",
+    "trainer.activation_checkpointing",
 }
 
 

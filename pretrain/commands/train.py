@@ -210,6 +210,7 @@ def _update(
         end_of_text=manifest["end_of_text"],
         stop=stop,
         parallel=parallel,
+        activation_checkpointing=settings.trainer.activation_checkpointing,
     )
     if checkpoint:
         update.load_state(checkpoint.update)

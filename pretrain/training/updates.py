@@ -19,6 +19,7 @@ from pretrain.data.batches import Batches
 from pretrain.errors import ConfigError
 from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
+from pretrain.training.activation_checkpointing import Activations, checkpoint_activations
 from pretrain.training.optimizers import Optimizer
 from pretrain.training.parallel import Parallel, Single
 from pretrain.training.schedules import Schedule
@@ -81,6 +82,7 @@ class GradientUpdate:
         dtype: of the products.
         micro_batch: rows computed at once.
         seed: of dropout, together with the batch's number, so that a resumed run drops the same.
+        activation_checkpointing: as in checkpoint_activations.
         parallel: among how many processes the work is shared, and how; None: there is one.
         max_grad_norm: the gradient is scaled down to this norm where it is longer; 0 for no clipping.
         spike_action, spike_threshold, spike_window: as in SpikeGuard.
@@ -97,6 +99,7 @@ class GradientUpdate:
         seed: int,
         stop: Stop,
         parallel: Parallel | None = None,
+        activation_checkpointing: Activations = "none",
         *,
         max_grad_norm: Annotated[float, Ge(0)],
         spike_action: Action = "off",
@@ -108,6 +111,7 @@ class GradientUpdate:
         self.working = self.parallel.working(model, dtype)
         # Where the optimizer's parameters are an average of weights, gradients are taken elsewhere.
         self.learning = self.working if optimizer.points() is None else copy.deepcopy(self.working)
+        checkpoint_activations(self.learning, activation_checkpointing)
         self.batches = batches
         self.optimizer = optimizer
         self.schedule = schedule
