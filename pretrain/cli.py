@@ -196,6 +196,8 @@ def _sweep(
 
 
 def _finish(module: ModuleType, settings: dict[str, Any], results: list[Any], sweep: bool = False) -> None:
+    if None in results:  # of the processes that train together only the first one speaks
+        return
     if settings["format"] == "json":
         document = results if sweep else results[0]
         print(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1))

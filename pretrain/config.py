@@ -40,6 +40,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 NEXT_TOKEN = "pretrain.data.objectives.NextToken"  # what runs learned by before there was a choice
+ONE_PROCESS = "pretrain.training.parallel.single.Single"  # likewise, of how work is shared
 
 # What every source may hold besides the settings of its target: how much of the training tokens come from it.
 SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
@@ -83,6 +84,7 @@ class TrainerSettings:
     # Configs of older runs do not have these.
     keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
     double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
+    activation_checkpointing: Literal["none", "selective", "full"] = dataclasses.field(default_factory=lambda: "none")
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class TrainConfig:
     executor: Part
     objective: Part = dataclasses.field(default_factory=lambda: Part({"_target_": NEXT_TOKEN}))
     tracker: Part = dataclasses.field(default_factory=lambda: Part({}))
+    parallel: Part = dataclasses.field(default_factory=lambda: Part({"_target_": ONE_PROCESS}))
 
     def __post_init__(self) -> None:
         """Refuse what no single key shows to be wrong."""

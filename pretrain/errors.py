@@ -9,6 +9,7 @@ PretrainError                 1   any failure that has no code of its own
 ├── SamplingError             3   logits from which no token can be drawn
 ├── TrainingError             1   a loss that stays NaN
 ├── LockedError               1   another process works on this run
+├── RankError                 1   another of the processes that train together failed, died or hangs
 └── Interrupted              75   a signal; what was finished is saved, the same command goes on
 """
 
@@ -50,6 +51,10 @@ class TrainingError(PretrainError):
 
 
 class LockedError(PretrainError):
+    pass
+
+
+class RankError(PretrainError):
     pass
 
 

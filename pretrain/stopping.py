@@ -2,16 +2,23 @@
 
 import os
 import signal
+import time
 from types import FrameType
 
 from pretrain.errors import Interrupted
 
 
 class Stop:
-    """Whether a signal has asked the program to stop. Work that can be resumed calls `check` between its pieces."""
+    """Whether a signal has asked the program to stop. Work that can be resumed calls `check` between its pieces.
+
+    Attributes:
+        forwarded_seconds: in which a second signal is still the first one, sent on by a launcher to which it came too.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.forwarded_seconds = 0.0
+        self._came = 0.0
 
     def install(self) -> "Stop":
         """Take over SIGTERM and SIGINT from now on."""
@@ -29,6 +36,7 @@ class Stop:
             raise Interrupted(f"stopped by {self.signal.name}; the same command goes on from here")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, self._came = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._came >= self.forwarded_seconds:
             os._exit(128 + number)
-        self.signal = signal.Signals(number)

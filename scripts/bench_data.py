@@ -3,8 +3,8 @@
     python scripts/bench_data.py [speed] [executors] [memory] [documents] [--large 10G]
 
 Without names, all of them; `--large` sends one corpus of that size through the default recipe (only that where no part
-is named), and tells the peak of each step. Corpora are made by generate_corpus.py in a temporary folder (about 6 GB of disk; ten times the corpus for
---large).
+is named), and tells the peak of each step. Corpora are made by generate_corpus.py in a temporary folder (about 6 GB of
+disk; ten times the corpus for --large).
 """
 
 import argparse

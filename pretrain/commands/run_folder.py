@@ -31,6 +31,7 @@ FREE = {
     "decoding",
     "sample",
     "eval",
+    "parallel",
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
 RHYTHM = {
@@ -39,6 +40,7 @@ RHYTHM = {
     "trainer.keep_every",
     "trainer.checkpoint_every",
     "trainer.loader_workers",
+    "trainer.activation_checkpointing",
 }
 
 

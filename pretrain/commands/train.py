@@ -1,7 +1,9 @@
 """`pretrain train`: data, model, training, evaluation and a sample, one after the other, from where it stopped."""
 
+import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from pretrain.commands.data import Prepared, prepare
+from pretrain.commands.data import Prepared
 from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
+from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
@@ -20,6 +23,7 @@ from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
 from pretrain.errors import ConfigError, SamplingError, UsageError
 from pretrain.evaluation.loss import Loss, Validation
+from pretrain.evaluation.loss import Part as Rows
 from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references, named_references
 from pretrain.models.language_model import LanguageModel
 from pretrain.reporting.run_record import beginning, look_into
@@ -27,13 +31,14 @@ from pretrain.reporting.tables import decimal, show_table
 from pretrain.sampling.generation import generate
 from pretrain.stopping import Stop
 from pretrain.tokenizers.loading import load
-from pretrain.tracking.console import ConsoleTracker, duration, say, warn
+from pretrain.tracking.console import ConsoleTracker, console, duration, say, warn
 from pretrain.tracking.jsonl import Metrics, finite
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
-from pretrain.training.precision import DTYPES, chosen_device, chosen_precision
+from pretrain.training.parallel import Parallel
+from pretrain.training.precision import DTYPES, chosen_device
 from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
 
@@ -41,18 +46,40 @@ OTHER_TARGETS = "the loss is on the targets of its objective, which no reference
 SHOWN = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}  # figures of the validation, with their places
 
 
-def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> dict[str, Any]:
+def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> dict[str, Any] | None:
     """Train one model to its end, from wherever its run stopped.
 
     Args:
         sweep: the sweep's folder and this job's own choices, which name the run's folder inside.
+    Returns:
+        the result, on the first of the processes that train together; None on the others.
     """
     stop = Stop().install()
-    keep_freed_memory()
     device = chosen_device(settings.device)
+    parallel: Parallel = build(settings.parallel)
+    with parallel.joined(device, stop):
+        console.quiet = parallel.rank > 0
+        result = _run(settings, sweep, parallel, device, stop)
+    return None if parallel.rank else result
+
+
+def _run(
+    settings: TrainConfig,
+    sweep: tuple[Path, list[str]] | None,
+    parallel: Parallel,
+    device: torch.device,
+    stop: Stop,
+) -> dict[str, Any]:
+    """As run, on every process."""
+    if sweep and parallel.ranks > 1:
+        raise ConfigError("a sweep (-m) runs its jobs in one process each; start each job with torchrun instead")
+    if parallel.ranks > 1 and settings.update["_target_"].endswith(".CountUpdate"):
+        raise ConfigError("a model that counts reads its text in one process; leave parallel= and torchrun out")
+    keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    prepared = prepare(settings.data, settings.tokenizer, settings.executor, settings.seed, settings.data_dir, stop)
+    prepared = prepared_data(settings, parallel, stop)
+    stop = parallel.stop(stop)
     manifest = read_manifest(prepared.folder)
     training, validation = (TokenStream(prepared.folder, name, manifest) for name in ("train", "validation"))
     shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
@@ -67,19 +94,21 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         doublings=trainer.double_batch_at,
         objective=objective,
         packing=trainer.packing,
+        rank=parallel.data_rank,
+        ranks=parallel.data_ranks,
         workers=trainer.loader_workers,
     )
     folder = run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder) if parallel.rank == 0 else nullcontext():
         checkpoints = Checkpoints(folder, trainer.keep_checkpoints, trainer.keep_every)
-        checkpoint = checkpoints.newest(warn)
+        checkpoint = newest_checkpoint(checkpoints, parallel)
         if checkpoint:
             refuse_changes(settings, manifest["key"], folder)
-        state = checkpoint.state if checkpoint else _first_state(settings, device)
+        state = checkpoint.state if checkpoint else first_state(settings, device)
         state.threads = torch.get_num_threads()
-        update = _update(settings, manifest, batches, state, checkpoint, device, stop)
-        limits = _limits(settings, batches, update)
+        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop)
+        limits = limits_of(settings, batches, update)
         result = read_result(folder)
         if result and result["steps"] == state.step and limits.progress(state) >= 1:
             say(f"{folder} is finished")
@@ -87,27 +116,34 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         for stream in (training, validation):
             stream.verify()
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
-        write_beginnings(folder, config, prepared)
+        if parallel.rank == 0:
+            write_beginnings(folder, config, prepared)
         stride, apart = settings.eval.stride or max(1, row // 2), trainer.packing == "documents"
         other = None if objective.in_order else objective
-        measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart, other)
-        say(_described(folder, settings, update, state, device))
+        mine = Rows(parallel.data_rank, parallel.data_ranks, parallel.sum)
+        measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart, other, mine)
+        say(described(folder, settings, update, state, device, parallel))
         keep_page = page_keeper(folder, asdict(settings))
 
         def look() -> None:
             most = min(settings.sample.eval_tokens, settings.sample.max_tokens)
             text = _sample(settings, update, prepared, objective, device, most, tell=lambda _: None)
-            keep_sample(folder, state.step, text)
-            keep_page()
+            if parallel.rank == 0:
+                keep_sample(folder, state.step, text)
+                keep_page()
 
-        loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, stop)
+        loss = _train(
+            folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, parallel, stop
+        )
         loss = loss or measure.loss(update.working, whole=True)
-        references = _references(prepared, manifest, training, validation, objective)
-        write_json(folder / "references.json", references)
+        fitted = parallel.turn(lambda: json.dumps(_references(prepared, manifest, training, validation, objective)))
+        references = json.loads(fitted)
         sample = _sample(settings, update, prepared, objective, device, settings.sample.max_tokens)
         result = _result(folder, update, state, loss, measure, references, sample)
-        first = beginning(validation) if objective.in_order else []
-        write_endings(folder, asdict(settings), result, look_into(update.working, load(prepared.tokenizer), first))
+        if parallel.rank == 0:
+            write_json(folder / "references.json", references)
+            first = beginning(validation) if objective.in_order else []
+            write_endings(folder, asdict(settings), result, look_into(update.working, load(prepared.tokenizer), first))
     return result
 
 
@@ -153,17 +189,13 @@ def sweep_folder(settings: dict[str, Any], overrides: list[str]) -> Path:
     return folder
 
 
-def _first_state(settings: TrainConfig, device: torch.device) -> TrainingState:
-    precision = chosen_precision(settings.precision, device)
-    return TrainingState(precision, settings.micro_batch, torch.get_num_threads())
-
-
 def _update(
     settings: TrainConfig,
     manifest: dict[str, Any],
     batches: Batches,
     state: TrainingState,
     checkpoint: Checkpoint | None,
+    parallel: Parallel,
     device: torch.device,
     stop: Stop,
 ) -> Update:
@@ -173,7 +205,8 @@ def _update(
     if checkpoint:
         model.load_weights(checkpoint.weights)
     model.to(device)
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    parallel.prepare(model, DTYPES[state.precision])
+    parameters = parallel.parameters(model)
     update: Update = build(
         settings.update,
         model=model,
@@ -185,6 +218,8 @@ def _update(
         seed=settings.seed,
         end_of_text=manifest["end_of_text"],
         stop=stop,
+        parallel=parallel,
+        activation_checkpointing=settings.trainer.activation_checkpointing,
     )
     if checkpoint:
         update.load_state(checkpoint.update)
@@ -220,28 +255,6 @@ def build_model(part: Part, vocab_size: int, special_ids: int = 0) -> LanguageMo
     return model
 
 
-def _limits(settings: TrainConfig, batches: Batches, update: Update) -> Limits:
-    trainer = settings.trainer
-    steps = [trainer.max_steps, update.most_steps()]
-    epoch_tokens = batches.rows_per_epoch * batches.sequence_length
-    tokens = [trainer.max_tokens, None if trainer.epochs is None else int(trainer.epochs * epoch_tokens)]
-    return Limits(_least(steps), _least(tokens), trainer.max_seconds)
-
-
-def _least(limits: list[int | None]) -> int | None:
-    return min((most for most in limits if most is not None), default=None)
-
-
-def _described(folder: Path, settings: TrainConfig, update: Update, state: TrainingState, device: torch.device) -> str:
-    parameters = update.model.parameter_count()  # 0 for counts that are not yet counted
-    return (
-        f"{folder} from step {state.step:,}: "
-        + (f"{parameters:,} parameters, " if parameters else "")
-        + f"{settings.trainer.batch_tokens:,} tokens a step = {settings.rows} rows of {settings.sequence_length} "
-        f"({state.micro_batch} at once), {state.precision} on {device.type}, {state.threads} threads"
-    )
-
-
 def _train(
     folder: Path,
     settings: TrainConfig,
@@ -253,19 +266,25 @@ def _train(
     measure: Validation,
     checkpoints: Checkpoints,
     look: Callable[[], None],
+    parallel: Parallel,
     stop: Stop,
 ) -> Loss | None:
-    trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()]
-    if settings.tracker:
+    first = parallel.rank == 0
+    trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()] if first else []
+    if settings.tracker and first:
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
 
     def save(last: bool) -> None:
-        weights = dict(update.model.state_dict())
-        checkpoints.save(state, weights, update.state(), config, prepared.tokenizer, last=last)
+        weights, learned = dict(update.model.state_dict()), update.state()
+
+        def write() -> str:
+            checkpoints.save(state, weights, learned, config, prepared.tokenizer, last=last)
+            return ""
+
+        parallel.turn(write)
 
     def restore() -> TrainingState | None:
-        checkpoints.wait()
-        if checkpoint := checkpoints.newest(warn):
+        if checkpoint := newest_checkpoint(checkpoints, parallel):
             update.model.load_weights(checkpoint.weights)
             update.load_state(checkpoint.update)
         return checkpoint.state if checkpoint else None
@@ -289,6 +308,7 @@ def _train(
                 show=show_row,
                 look=look,
                 stop=stop,
+                same=parallel.same,
             )
     finally:
         for tracker in trackers:

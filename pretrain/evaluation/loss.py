@@ -1,12 +1,13 @@
 """The loss of a model on a stream of tokens: every token after the first is a target once, or as an objective says."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pretrain.data.objectives import Objective
 from pretrain.data.permutation import mixed
@@ -19,6 +20,30 @@ TOKENS_AT_ONCE = 16_384
 SEED = 0  # of an objective's random numbers: every evaluation draws the same
 
 Pairs = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]  # tokens and targets, (R, P) each
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows of an evaluation this process measures.
+
+    Attributes:
+        rank, ranks: every `ranks`-th row, from the `rank`-th on.
+        sum: of a tensor over all ranks, in place.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    sum: Callable[[Tensor], Tensor] = lambda numbers: numbers
+
+    def of(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's rows of those of all ranks; where there are none, one without targets, for all keep step."""
+        mine = slice(self.rank, None, self.ranks)
+        if self.rank < len(tokens):
+            return tokens[mine], targets[mine]
+        return tokens[:1], torch.full_like(targets[:1], IGNORED)
+
+
+WHOLE = Part()  # the rows of all ranks where there is one
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,7 @@ class Validation:
         some: targets of an evaluation in the middle of a run.
         apart: whether no document sees another, as in training with packing `documents`.
         objective: what rows are made into, where that is not the next token.
+        part: what this process measures of it.
     """
 
     stream: TokenStream
@@ -72,14 +98,24 @@ class Validation:
     stop: Stop
     apart: bool = False
     objective: Objective | None = None
+    part: Part = WHOLE
 
     def loss(self, model: LanguageModel, *, whole: bool) -> Loss:
         """The loss on the whole stream, or on rows that are spread evenly over it."""
         most = None if whole else self.some
         if self.objective is not None:
-            return objective_loss(model, self.stream, self.objective, row=self.row, stop=self.stop, most=most)
+            return objective_loss(
+                model, self.stream, self.objective, row=self.row, stop=self.stop, most=most, part=self.part
+            )
         return stream_loss(
-            model, self.stream, row=self.row, stride=self.stride, stop=self.stop, most=most, apart=self.apart
+            model,
+            self.stream,
+            row=self.row,
+            stride=self.stride,
+            stop=self.stop,
+            most=most,
+            apart=self.apart,
+            part=self.part,
         )
 
     def bits_per_byte(self, loss: Loss) -> float | None:
@@ -103,6 +139,7 @@ def stream_loss(
     stop: Stop,
     most: int | None = None,
     apart: bool = False,
+    part: Part = WHOLE,
 ) -> Loss:
     """The loss on `stream`, read in overlapping rows of which the first counts whole, the others by their new end.
 
@@ -114,6 +151,7 @@ def stream_loss(
         stride: new tokens a row, so that a target sees at least row - stride tokens.
         most: targets, about, from rows spread evenly over the stream; None for all.
         apart: whether no document in a row sees another.
+        part: what this process measures of it; the loss is that on all parts.
     Raises:
         EvaluationError: the stream has no target.
         Interrupted: a signal came.
@@ -127,7 +165,7 @@ def stream_loss(
     places = overlapping(targets, row, stride)
     if most is not None:
         places = places[:: max(1, targets // most)]
-    return _summed(model, _pairs(stream, places, row), stop, stream.end_of_text if apart else None)
+    return _summed(model, _pairs(stream, places, row), stop, part, stream.end_of_text if apart else None)
 
 
 def overlapping(targets: int, row: int, stride: int) -> list[tuple[int, int]]:
@@ -159,13 +197,21 @@ def _read_through(model: LanguageModel, stream: TokenStream, targets: int, stop:
 
 @torch.inference_mode()
 def objective_loss(
-    model: LanguageModel, stream: TokenStream, objective: Objective, *, row: int, stop: Stop, most: int | None = None
+    model: LanguageModel,
+    stream: TokenStream,
+    objective: Objective,
+    *,
+    row: int,
+    stop: Stop,
+    most: int | None = None,
+    part: Part = WHOLE,
 ) -> Loss:
     """The loss on the targets that `objective` makes of `stream`, read in rows side by side, but for a last, short one.
 
     Args:
         row: tokens a row.
         most: tokens, about, in rows spread evenly over the stream; None for all.
+        part: what this process measures of it; the loss is that on all parts.
     Raises:
         EvaluationError: the stream is too short for a source and a target.
         Interrupted: a signal came.
@@ -173,7 +219,7 @@ def objective_loss(
     row, starts = objective_rows(stream, row)
     if most is not None:
         starts = starts[:: max(1, (len(stream) - 1) // most)]
-    return _summed(model, side_by_side(stream, objective, starts, row), stop)
+    return _summed(model, side_by_side(stream, objective, starts, row), stop, part)
 
 
 def objective_rows(stream: TokenStream, row: int) -> tuple[int, NDArray[np.int64]]:
@@ -208,27 +254,26 @@ def side_by_side(stream: TokenStream, objective: Objective, starts: NDArray[np.i
         yield objective(stream.rows(some, row + 1), mixed(SEED, some))
 
 
-def _summed(model: LanguageModel, pairs: Pairs, stop: Stop, end_of_text: int | None = None) -> Loss:
+def _summed(model: LanguageModel, pairs: Pairs, stop: Stop, part: Part, end_of_text: int | None = None) -> Loss:
     """The loss on all targets of `pairs`.
 
     Args:
         end_of_text: where it is given, no document in a row sees another.
     """
     device = device_of(model)
-    nats = torch.zeros((), dtype=torch.float64)
-    counted = unseen = 0
+    sums = torch.zeros(3, dtype=torch.float64)  # nats, targets, those unseen
     model.eval()
     for pair in pairs:
         stop.check()
-        tokens, targets = (torch.from_numpy(part).to(device) for part in pair)
+        tokens, targets = part.of(*(torch.from_numpy(half).to(device) for half in pair))
         if end_of_text is None:
             found, _ = model.token_losses(tokens, targets)  # (R, P)
         else:
             found = model.document_losses(tokens, targets, documents_in(tokens, end_of_text))
-        counted += int((targets != IGNORED).sum())
-        unseen += int(found.isinf().sum())
-        nats += found.sum(dtype=torch.float64).cpu()
-    return Loss(float(nats), counted, unseen)
+        found_here = (found.sum(dtype=torch.float64), (targets != IGNORED).sum(), found.isinf().sum())
+        sums += torch.stack([number.double() for number in found_here]).cpu()
+    nats, counted, unseen = part.sum(sums).tolist()
+    return Loss(nats, int(counted), int(unseen))
 
 
 def device_of(model: LanguageModel) -> torch.device:

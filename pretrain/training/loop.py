@@ -64,6 +64,7 @@ def train(
     show: Callable[[float, dict[str, Any]], None],
     look: Callable[[], None],
     stop: Stop,
+    same: Callable[[float], float] = float,
 ) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
 
@@ -74,6 +75,7 @@ def train(
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and each row of metrics.
         look: lets the model write something after each evaluation but the last, behind which there is more to do.
+        same: makes a number that each of several processes measured for itself the same on all of them.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
@@ -117,7 +119,7 @@ def train(
             started = time.perf_counter()
             batch = batch_of_step(state.step, state.skipped_windows)
             result = update.step(state.step, batch, limits.progress(state))
-            seconds = time.perf_counter() - started
+            seconds = same(time.perf_counter() - started)
 
             if result.rollback and (before := restore()):
                 window = _roll_back(state, before, batch)

@@ -19,11 +19,14 @@ from pretrain.data.batches import Batches
 from pretrain.errors import ConfigError
 from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
+from pretrain.training.activation_checkpointing import Activations, checkpoint_activations
 from pretrain.training.optimizers import Optimizer
+from pretrain.training.parallel import Parallel, Single
 from pretrain.training.schedules import Schedule
 from pretrain.training.stability import Action, SpikeGuard
 
 CARRIED = "carried."  # begins the names of the model's own state among the saved tensors
+APART = 2**40  # sets the seeds of the ranks' dropout apart
 TOKENS_OF_TRAIN_LOSS = 100_000  # a counting model's training loss is that of its first tokens
 
 
@@ -79,6 +82,8 @@ class GradientUpdate:
         dtype: of the products.
         micro_batch: rows computed at once.
         seed: of dropout, together with the batch's number, so that a resumed run drops the same.
+        activation_checkpointing: as in checkpoint_activations.
+        parallel: among how many processes the work is shared, and how; None: there is one.
         max_grad_norm: the gradient is scaled down to this norm where it is longer; 0 for no clipping.
         spike_action, spike_threshold, spike_window: as in SpikeGuard.
     """
@@ -93,16 +98,20 @@ class GradientUpdate:
         micro_batch: int,
         seed: int,
         stop: Stop,
+        parallel: Parallel | None = None,
+        activation_checkpointing: Activations = "none",
         *,
         max_grad_norm: Annotated[float, Ge(0)],
         spike_action: Action = "off",
         spike_threshold: Annotated[float, Gt(0)] = 8.0,
         spike_window: Annotated[int, Ge(16)] = 128,
     ) -> None:
+        self.parallel = parallel or Single()
         self.model = model
-        self.working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self.working = self.parallel.working(model, dtype)
         # Where the optimizer's parameters are an average of weights, gradients are taken elsewhere.
         self.learning = self.working if optimizer.points() is None else copy.deepcopy(self.working)
+        checkpoint_activations(self.learning, activation_checkpointing)
         self.batches = batches
         self.optimizer = optimizer
         self.schedule = schedule
@@ -117,12 +126,12 @@ class GradientUpdate:
         return self.batches.most_batches
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
-        torch.manual_seed((self.seed * 1_000_003 + batch) % 2**63)
-        weights = list(self.learning.parameters())
+        torch.manual_seed((self.seed * 1_000_003 + batch + self.parallel.data_rank * APART) % 2**63)
+        weights: list[Tensor] = list(self.learning.parameters())
         device = weights[0].device
         tokens, targets = (torch.from_numpy(part).to(device) for part in self.batches.pairs(batch))  # (R, P)
         count = self.batches.targets(batch)
-        gradients = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        gradients: list[Tensor] = []
         total = torch.zeros((), device=device)
         self.learning.train()
         micros = list(zip(torch.split(tokens, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
@@ -133,10 +142,13 @@ class GradientUpdate:
             nats, state = self._losses(*micro, state)
             carried_on.append(state and {name: tensor.detach() for name, tensor in state.items()})
             loss = nats.sum() / count
-            torch._foreach_add_(gradients, list(torch.autograd.grad(loss, weights)))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
+            gradients = _taken(weights, gradients)
             total += loss.detach()
+        self.parallel.reduce(gradients)
+        self.parallel.sum(total)
         lr = self.optimizer.lr * self.schedule(number, self._tokens_until(number + 1), progress)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = self.parallel.norm(gradients)
         result = StepResult(float(total), self.batches.tokens_in(batch), lr, float(norm))
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             return replace(result, skipped=True)
@@ -165,11 +177,14 @@ class GradientUpdate:
     def state(self) -> dict[str, Tensor]:
         states = [state for state in self.carried if state]
         names = states[0] if states else {}
-        carried = {CARRIED + name: torch.cat([state[name] for state in states]) for name in names}
+        own = {CARRIED + name: torch.cat([state[name] for state in states]) for name in names}
+        carried = {name: self.parallel.rows(rows) for name, rows in own.items()}
         return self.optimizer.state() | self.spikes.state() | carried
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        rows = {name.removeprefix(CARRIED): tensor for name, tensor in state.items() if name.startswith(CARRIED)}
+        all_rows = {name.removeprefix(CARRIED): tensor for name, tensor in state.items() if name.startswith(CARRIED)}
+        rank, ranks = self.parallel.data_rank, self.parallel.data_ranks
+        rows = {name: tensor.tensor_split(ranks)[rank] for name, tensor in all_rows.items()}
         device = next(self.working.parameters()).device
         pieces = {name: torch.split(tensor.to(device), self.micro_batch) for name, tensor in rows.items()}
         self.carried = [dict(zip(pieces, parts, strict=True)) for parts in zip(*pieces.values(), strict=True)]
@@ -184,6 +199,17 @@ class GradientUpdate:
             torch._foreach_copy_(list(self.working.parameters()), list(self.model.parameters()))
         if (points := self.optimizer.points()) is not None:
             torch._foreach_copy_(list(self.learning.parameters()), points)
+
+
+def _taken(weights: list[Tensor], before: list[Tensor]) -> list[Tensor]:
+    """The gradients of `weights`, in fp32 and added to those `before`; the weights are left without."""
+    found = []
+    for weight in weights:
+        found.append(torch.zeros_like(weight, dtype=torch.float32) if weight.grad is None else weight.grad.float())
+        weight.grad = None
+    if before:
+        torch._foreach_add_(before, found)
+    return before or found
 
 
 class CountUpdate:

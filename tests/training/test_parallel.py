@@ -1,0 +1,166 @@
+"""Training on several processes is training on one: the same losses, one end for all, whoever fails is named."""
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.training.parallel import Single
+
+DRIVER = Path(__file__).with_name("parallel_driver.py")
+ROOT = DRIVER.parents[2]
+
+spec = importlib.util.spec_from_file_location("parallel_driver", DRIVER)
+assert spec is not None
+assert spec.loader is not None
+driver = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(driver)
+
+
+def start(ranks: int, *words: str, cwd: Path) -> list[subprocess.Popen[str]]:
+    """Start the driver in `ranks` processes, as torchrun would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", str(DRIVER), *words],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]], seconds: float = 100) -> tuple[list[int], list[str], list[str]]:
+    """Exit codes, stdout and stderr of each rank; none is left behind."""
+    end = time.monotonic() + seconds
+    try:
+        spoken = [process.communicate(timeout=max(0.1, end - time.monotonic())) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], [out for out, _ in spoken], [err for _, err in spoken]
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    assert len(one) == len(other)
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kinds"),
+    [pytest.param(2, ["ddp"], id="two"), pytest.param(4, ["ddp"], id="four", marks=[pytest.mark.faults])],
+)
+def test_many_processes_give_the_losses_of_one(ranks: int, kinds: list[str], tmp_path: Path) -> None:
+    codes, _, said = finish(start(ranks, "steps", str(tmp_path / "out"), *kinds, cwd=tmp_path))
+    assert codes == [0] * ranks, said
+    expected = driver.steps("none", Single(), tmp_path)
+    assert expected["loss"][-1] < expected["loss"][0] - 0.1
+    for kind in kinds:
+        found = [json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for rank in range(ranks)]
+        assert all(result == found[0] for result in found), "each rank must see the same numbers"
+        assert largest_difference(found[0]["loss"], expected["loss"]) < 1e-5
+        assert largest_difference(found[0]["norm"], expected["norm"]) < 1e-5
+        # The first step's gradient is that of the big batch, with uneven numbers of targets a rank and a micro-batch.
+        assert abs(found[0]["norm"][0] - expected["norm"][0]) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    words = "the cat sat on a mat while nobody saw it go home".split()
+    numbers = random.Random(0)
+    for document in range(40):
+        (folder / f"{document}.txt").write_text(f"{document} {' '.join(numbers.choices(words, k=60))}.\n", "utf-8")
+    return folder
+
+
+def words(corpus: Path, *more: str) -> list[str]:
+    return [
+        *("train", "data=files", f"data.paths={corpus}", f"data_dir={corpus.parent / 'built'}", "executor=serial"),
+        *("tokenizer.vocab_size=300", "threads=1", "sample.max_tokens=8", "trainer.max_steps=12", "format=json"),
+        *("trainer.eval_every=5", "trainer.eval_tokens=64", "trainer.checkpoint_every=4", "trainer.batch_tokens=128"),
+        *("trainer.sequence_length=16", "model=gpt_nano", "model.n_layer=2", "model.n_embd=16", "model.n_head=2"),
+        *("model.context_length=16", "precision=fp32", "name=one", *more),
+    ]
+
+
+def command(ranks: int, fault: str, corpus: Path, home: Path, *more: str) -> tuple[list[int], list[str], list[str]]:
+    """`pretrain train`, with a fault on the last rank."""
+    return finish(start(ranks, "command", fault, str(ranks - 1), *words(corpus, *more), cwd=home))
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on(corpus: Path, tmp_path: Path) -> None:
+    codes, out, said = command(2, "SIGTERM", corpus, tmp_path, "parallel=ddp")
+    assert codes == [75, 75], said
+    assert out == ["", ""]
+    run = tmp_path / "runs" / "one"
+    assert (run / "latest").read_text() == "step_00000006\n"
+    [code], [result], _ = finish(start(1, "command", "none", "0", *words(corpus), cwd=tmp_path))
+    assert code == 0
+    one: dict[str, Any] = json.loads(result)
+    assert one["steps"] == 12
+    [code], _, _ = finish(start(1, "command", "none", "0", *words(corpus, "name=undisturbed"), cwd=tmp_path))
+    assert code == 0
+    mixed, expected = losses(run), losses(tmp_path / "runs" / "undisturbed")
+    assert mixed.keys() == expected.keys() == set(range(1, 13))
+    assert all(abs(mixed[step] - expected[step]) < 1e-5 for step in expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds", "said_by_others"),
+    [
+        pytest.param("SIGKILL", 10, "rank 1 (process"),
+        pytest.param("raise", 10, "rank 1 failed: ValueError: poisoned", marks=[pytest.mark.faults]),
+        pytest.param("SIGSTOP", 5 + 10, "rank 1 (process", marks=[pytest.mark.faults]),
+        pytest.param("hang", 5 + 10, "rank 1 (process", marks=[pytest.mark.faults]),
+    ],
+)
+def test_a_rank_that_fails_ends_the_others_and_is_named(
+    fault: str, seconds: float, said_by_others: str, corpus: Path, tmp_path: Path
+) -> None:
+    processes = start(
+        2, "command", fault, "1", *words(corpus, "parallel=ddp", "parallel.timeout_seconds=5"), cwd=tmp_path
+    )
+    metrics, end = tmp_path / "runs" / "one" / "metrics.jsonl", time.monotonic() + 90
+    while not (metrics.is_file() and '"step": 6' in metrics.read_text("utf-8")):
+        assert time.monotonic() < end, "it never came to the fault"
+        time.sleep(0.02)
+    before = time.monotonic()
+    codes, _, said = finish(processes)
+    assert time.monotonic() - before < seconds
+    assert codes[0] == 1
+    assert codes[1] == (1 if fault == "raise" else -signal.SIGKILL)
+    assert said_by_others in said[0].splitlines()[-1]
+    assert (said[1].splitlines() or [""])[-1].startswith("error: ValueError: poisoned") == (fault == "raise")
+
+
+def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> None:
+    codes, out, said = command(2, "nan", corpus, tmp_path, "parallel=ddp", "trainer.activation_checkpointing=full")
+    assert codes == [0, 0], said
+    assert json.loads(out[0])["steps"] == 12
+    rows = [json.loads(line) for line in (tmp_path / "runs/one/metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in rows if row.get("train/loss", 0) is None] == [driver.FAULTY_STEP + 1]
+    assert rows[-2]["skipped_steps"] == 1
+    assert torch.isfinite(torch.tensor(json.loads(out[0])["validation"]["loss"]))
