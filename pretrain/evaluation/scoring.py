@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream
 from pretrain.errors import EvaluationError
-from pretrain.evaluation.loss import TOKENS_AT_ONCE, device_of, objective_rows, overlapping, side_by_side
+from pretrain.evaluation.loss import device_of, objective_rows, overlapping, side_by_side
 from pretrain.models.language_model import IGNORED, LanguageModel, Scores, State, documents_in, positions_in
 from pretrain.stopping import Stop
 
+TOKENS_AT_ONCE = {"cpu": 4096}  # else FAR_AT_ONCE: with more, a CPU's caches hold too little of a layer
+FAR_AT_ONCE = 2**15
 POSITIONED = 100_000  # targets, about, that are scored at every place of their rows, for the loss by position
 
 Ints = NDArray[np.int64]
@@ -106,7 +108,7 @@ def scored(
     row = min(row, targets)
     rows = overlapping(targets, row, stride)
     every = max(1, len(rows) * row // positioned) if positioned else len(rows) + 1
-    at_once = max(1, TOKENS_AT_ONCE // row)
+    at_once = max(1, TOKENS_AT_ONCE.get(device_of(model).type, FAR_AT_ONCE) // row)
     for first in range(0, len(rows), at_once):
         stop.check()
         starts, known = (np.array(part) for part in zip(*rows[first : first + at_once], strict=True))
@@ -137,9 +139,9 @@ def _read_through(model: LanguageModel, tokens: Tokens, stop: Stop) -> Iterator[
     """Each target after all that stands before it, in one row."""
     state: State | None = None
     targets = len(tokens) - 1
-    for start in range(0, targets, TOKENS_AT_ONCE):
+    for start in range(0, targets, FAR_AT_ONCE):
         stop.check()
-        read = tokens.rows(np.array([start]), min(TOKENS_AT_ONCE, targets - start) + 1)
+        read = tokens.rows(np.array([start]), min(FAR_AT_ONCE, targets - start) + 1)
         found = model.token_scores(torch.from_numpy(read[:, :-1]), torch.from_numpy(read[:, 1:]), state)
         state = found.state
         places = start + np.arange(1, read.shape[1])[None]

@@ -19,8 +19,6 @@ LOGITS_KEPT = 2**24
 # Logits that exist at once where a model has no shorter way to its scores than forward.
 SCORED_AT_ONCE = 2**22
 
-SCORE_TYPES = (torch.float32, torch.int32, torch.int32)
-
 State = dict[str, Tensor]  # batch-first tensors, so that a caller can select and repeat rows
 
 
@@ -199,11 +197,13 @@ def linear_scores(
     """
     scored = (targets.flatten() != IGNORED).nonzero()[:, 0]  # (S,)
     wanted, rows = targets.flatten()[scored], _rows_at_once(weight)
-    nats, higher, equal = (hidden.new_zeros(targets.numel(), dtype=dtype) for dtype in SCORE_TYPES)
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    nats = hidden.new_zeros(targets.numel(), dtype=exact)
+    higher, equal = (hidden.new_zeros(targets.numel(), dtype=torch.int32) for _ in range(2))
     for chunk, target, places in zip(
         *(torch.split(part, rows) for part in (hidden.flatten(0, 1)[scored], wanted, scored)), strict=True
     ):
-        logits = capped(F.linear(chunk, weight, bias).float(), soft_cap)  # (rows, V)
+        logits = capped(F.linear(chunk, weight, bias).to(exact), soft_cap)  # (rows, V)
         nats[places] = logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
         higher[places], equal[places] = _ranks(logits, target)
     return Scores(nats.view(targets.shape), higher.view(targets.shape), equal.view(targets.shape))
