@@ -204,7 +204,7 @@ def linear_scores(
         *(torch.split(part, rows) for part in (hidden.flatten(0, 1)[scored], wanted, scored)), strict=True
     ):
         logits = capped(F.linear(chunk, weight, bias).to(exact), soft_cap)  # (rows, V)
-        nats[places] = logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
+        nats[places] = logits.log_softmax(1).gather(1, target[:, None])[:, 0].neg()
         higher[places], equal[places] = _ranks(logits, target)
     return Scores(nats.view(targets.shape), higher.view(targets.shape), equal.view(targets.shape))
 
