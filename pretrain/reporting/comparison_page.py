@@ -6,7 +6,7 @@ from typing import Any
 
 from pretrain.reporting.chart import Curve
 from pretrain.reporting.examples import visible
-from pretrain.reporting.page_frame import document, inline, table
+from pretrain.reporting.page_frame import breakable, document, inline, table
 from pretrain.reporting.run_page import STYLE, flat, setting, training_chart
 from pretrain.reporting.run_record import RunRecord
 from pretrain.tracking.console import duration
@@ -113,7 +113,7 @@ def _figures(records: Sequence[RunRecord], names: Sequence[str]) -> str:
 
 def _heads(names: Sequence[str]) -> list[str]:
     return [
-        f'<i class="swatch {Curve(name, [], number).style}"></i>{inline(name)}' for number, name in enumerate(names)
+        f'<i class="swatch {Curve(name, [], number).style}"></i>{breakable(name)}' for number, name in enumerate(names)
     ]
 
 
@@ -146,12 +146,12 @@ def _differences(records: Sequence[RunRecord], names: Sequence[str]) -> str:
     for key in keys:
         values = [setting(settings[key]) if key in settings else "–" for settings in own]
         if key not in ELSEWHERE and len(set(values)) > 1:
-            rows.append([f"<code>{inline(key)}</code>", *(f"<code>{value}</code>" for value in values)])
+            rows.append([f"<code>{breakable(key)}</code>", *(f"<code>{value}</code>" for value in values)])
     versions = [dict(flat(record.environment)) for record in records]
     for key in dict.fromkeys(key for found in versions for key in found):
         values = [setting(found[key]) if key in found else "–" for found in versions]
         if len(set(values)) > 1:
-            rows.append([inline(key.removeprefix("versions.")), *(f"<code>{value}</code>" for value in values)])
+            rows.append([breakable(key.removeprefix("versions.")), *(f"<code>{value}</code>" for value in values)])
     if not rows:
         return "<p>They have the same settings and versions.</p>"
     return f'<div class="compared">{table(["", *_heads(names)], rows)}</div>'

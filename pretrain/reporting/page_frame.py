@@ -1,5 +1,6 @@
 """What all pages of the program have in common: no script, no network, light and dark, on a phone as on a desk."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -76,3 +77,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def inline(text: str) -> str:
     """Any text as HTML, on one line."""
     return escape(one_line(text))
+
+
+def breakable(text: str) -> str:
+    """A name or a path as HTML, which a narrow column may break between its parts; numbers stay whole."""
+    return re.sub(r"([._/,=-])(?=[^\W\d])", r"\1<wbr>", inline(text))

@@ -11,7 +11,7 @@ from pretrain.reporting.chart import CHART_STYLE, Curve, chart
 from pretrain.reporting.examples import visible
 from pretrain.reporting.funnel import funnel_figure
 from pretrain.reporting.heat_maps import HEAT_STYLE, head_maps
-from pretrain.reporting.page_frame import document, inline, table, tiles
+from pretrain.reporting.page_frame import breakable, document, inline, table, tiles
 from pretrain.reporting.run_record import RunRecord
 from pretrain.reporting.tables import byte_size, share
 from pretrain.tracking.console import duration
@@ -41,7 +41,7 @@ body { max-width: 960px } h1 { overflow-wrap: anywhere; margin-bottom: 4px; line
 .samples h3 { margin: 0; font-weight: 600 } .samples pre { background: none; padding: 0; max-height: 190px }
 .pairs table { white-space: normal } .pairs td { text-align: left; vertical-align: top; overflow-wrap: anywhere;
   padding: 3px 0 3px 16px } .pairs td:first-child { color: var(--soft); width: 40% } .pairs th { display: none }
-.pairs details, details.pairs { padding-bottom: 6px } .pairs .wide { padding: 0 14px }
+details.pairs[open] { padding-bottom: 6px } details.pairs { margin: 4px 0 } .pairs .wide { padding: 0 14px }
 """
 STYLE = CHART_STYLE + HEAT_STYLE + RUN_STYLE
 
@@ -301,7 +301,9 @@ def _settings(record: RunRecord) -> Iterator[str]:
 
 
 def _pairs(pairs: Sequence[tuple[str, Any]]) -> str:
-    return table(["", ""], [[f"<code>{inline(key)}</code>", f"<code>{setting(value)}</code>"] for key, value in pairs])
+    return table(
+        ["", ""], [[f"<code>{breakable(key)}</code>", f"<code>{setting(value)}</code>"] for key, value in pairs]
+    )
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -321,7 +323,7 @@ def setting(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(setting(item) for item in value) + "]"
-    return inline(str(value))
+    return breakable(str(value))
 
 
 def _steps(count: int) -> str:
