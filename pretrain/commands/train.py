@@ -18,7 +18,7 @@ from pretrain.data.manifests import read_json, write_json
 from pretrain.data.mixture import Share
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
-from pretrain.errors import ConfigError, SamplingError, UsageError
+from pretrain.errors import ConfigError, Interrupted, SamplingError, TrainingError, UsageError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references, named_references
 from pretrain.models.language_model import LanguageModel
@@ -98,9 +98,13 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
             most = min(settings.sample.eval_tokens, settings.sample.max_tokens)
             text = _sample(settings, update, prepared, objective, device, most, tell=lambda _: None)
             keep_sample(folder, state.step, text)
-            keep_page()
+            keep_page("running")
 
-        loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, stop)
+        try:
+            loss = _train(folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, stop)
+        except (Interrupted, TrainingError):
+            keep_page("stopped")
+            raise
         loss = loss or measure.loss(update.working, whole=True)
         references = _references(prepared, manifest, training, validation, objective)
         write_json(folder / "references.json", references)
