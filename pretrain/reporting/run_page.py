@@ -52,7 +52,7 @@ def run_page(record: RunRecord) -> str:
     parts = [
         f"<h1>{inline(name)}</h1>",
         _lead(record),
-        figures(record),
+        _figures(record),
         "<h2>Loss</h2>",
         *_losses(record),
         *_references(record),
@@ -83,7 +83,7 @@ def _lead(record: RunRecord) -> str:
     return f'<p class="lead soft"><span class="state">{record.state}</span> {what}{told}</p>'
 
 
-def figures(record: RunRecord) -> str:
+def _figures(record: RunRecord) -> str:
     """The tiles above."""
     validation = record.validation
     whole = "" if record.result else ", last evaluation"
@@ -260,7 +260,7 @@ def _data(record: RunRecord) -> Iterator[str]:
 def _parameters(record: RunRecord) -> Iterator[str]:
     yield "<h2>Parameters</h2>"
     if record.insides is None or not record.insides.components:
-        yield '<p class="soft">By component once there is a checkpoint: <code>pretrain report</code></p>'
+        yield '<p class="soft">Shown by component where there is a checkpoint: <code>pretrain report</code></p>'
         return
     total = sum(record.insides.components.values())
     most = max(record.insides.components.values())

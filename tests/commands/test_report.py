@@ -146,6 +146,16 @@ def test_a_run_whose_tokens_are_gone_has_a_page_without_attention(runs: Path, re
     assert "feed forward" in page
 
 
+def test_a_damaged_checkpoint_costs_only_what_it_would_have_told(runs: Path, report: Answer) -> None:
+    file = runs / "silent" / "checkpoints" / "step_00000008" / "tokenizer.json"
+    before = file.read_text("utf-8")
+    file.write_text(before + " ", "utf-8")
+    code, _, err = report("run=silent")
+    file.write_text(before, "utf-8")
+    assert (code, "neither parameters nor attention maps" in err) == (0, True)
+    assert "Nats per token" in (runs / "silent" / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
