@@ -31,18 +31,7 @@ def comparison_page(records: Sequence[RunRecord]) -> str:
         _figures(records, names),
         f"<h2>{'Loss, nats per token' if same_tokens(records) else 'Bits per byte of the validation texts'}</h2>",
         *_losses(records, names),
-        "<h2>Training</h2>",
-        '<div class="plots">'
-        + "".join(
-            training_chart(records, metric, title, "tokens", names)
-            for metric, title in (
-                ("lr", "Learning rate"),
-                ("grad_norm", "Gradient norm"),
-                ("tokens_per_second", "Tokens a second"),
-                ("memory_bytes", "Memory (bytes)"),
-            )
-        )
-        + "</div>",
+        *_training(records, names),
         "<h2>Settings that differ</h2>",
         _differences(records, names),
         "<h2>What they write</h2>",
@@ -130,7 +119,20 @@ def _losses(records: Sequence[RunRecord], names: Sequence[str]) -> Iterator[str]
     if any(drawn):
         yield f'<div class="plots">{"".join(drawn)}</div>'
     else:
-        yield "<p>None of the runs has a curve yet.</p>"
+        yield "<p>None of these runs has a curve: each made one step at most, as models that count do.</p>"
+
+
+def _training(records: Sequence[RunRecord], names: Sequence[str]) -> Iterator[str]:
+    titles = {
+        "lr": "Learning rate",
+        "grad_norm": "Gradient norm",
+        "tokens_per_second": "Tokens a second",
+        "memory_bytes": "Memory (bytes)",
+    }
+    drawn = [training_chart(records, metric, title, "tokens", names) for metric, title in titles.items()]
+    if any(drawn):
+        yield "<h2>Training</h2>"
+        yield f'<div class="plots">{"".join(drawn)}</div>'
 
 
 def _levels(records: Sequence[RunRecord], names: Sequence[str], metric: str) -> dict[str, float]:
