@@ -8,7 +8,7 @@ import torch
 from pretrain.commands.loading import load_run, run_tokens
 from pretrain.commands.run_folder import saved_settings
 from pretrain.config import ReportConfig
-from pretrain.errors import ConfigError, DataError
+from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.reporting.report import REPORT, write_report
 from pretrain.reporting.run_record import Insides, RunRecord, State, beginning, look_into, read_record
 from pretrain.tracking.console import warn
@@ -23,7 +23,7 @@ def run(settings: ReportConfig) -> dict[str, Any]:
     runs_dir = Path(settings.runs_dir)
     folders = [folder for name in names for folder in _folders(name, runs_dir)]
     if not folders:
-        raise ConfigError("run=[] names no run; try run=latest")
+        raise ConfigError(f"run=[{','.join(names)}] names no run; try run=latest")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"run=[{','.join(names)}] names a run twice")
     records = [_record(folder, look=len(folders) == 1) for folder in folders]
@@ -56,9 +56,13 @@ def _record(folder: Path, look: bool) -> RunRecord:
     return read_record(folder, saved_settings(folder), state, result, insides)
 
 
-def _insides(folder: Path) -> Insides:
-    """What the newest checkpoint holds; without the run's tokens there is nothing to attend to."""
-    loaded = load_run(str(folder.absolute()), "latest", ".", torch.device("cpu"), "fp32")
+def _insides(folder: Path) -> Insides | None:
+    """What the newest checkpoint holds, as far as it can be read: a page shows what is left of a run."""
+    try:
+        loaded = load_run(str(folder.absolute()), "latest", ".", torch.device("cpu"), "fp32")
+    except (CheckpointError, DataError) as error:
+        warn(f"{error}; the page has neither parameters nor attention maps")
+        return None
     tokens: list[int] = []
     if loaded.objective.in_order:
         try:

@@ -9,7 +9,7 @@ from pretrain.data.manifests import write_json
 from pretrain.evaluation.references import named_references
 from pretrain.reporting.loss_curve import loss_curve
 from pretrain.reporting.report import REPORT, write_report
-from pretrain.reporting.run_record import Insides, read_record
+from pretrain.reporting.run_record import Insides, State, read_record
 from pretrain.tracking.jsonl import read_metrics
 
 SHARE = 0.01  # of a run's time, which writing its page may take while it goes on
@@ -22,15 +22,15 @@ def keep_sample(folder: Path, step: int, text: str | None) -> None:
         (folder / "samples" / f"step_{step:08d}.txt").write_text(text, "utf-8", newline="")
 
 
-def page_keeper(folder: Path, settings: dict[str, Any]) -> Callable[[], None]:
-    """What writes the page of a run that goes on, and leaves it as it is where that would cost too much time."""
+def page_keeper(folder: Path, settings: dict[str, Any]) -> Callable[[State], None]:
+    """What writes the page of a run: always once it stopped, and while it goes on unless that costs too much time."""
     began, spent = time.perf_counter(), 0.0
 
-    def keep() -> None:
+    def keep(state: State) -> None:
         nonlocal spent
         now = time.perf_counter()
-        if spent <= SHARE * (now - began):
-            write_report([read_record(folder, settings, "running", None, None)], folder / REPORT)
+        if state == "stopped" or spent <= SHARE * (now - began):
+            write_report([read_record(folder, settings, state, None, None)], folder / REPORT)
             spent += time.perf_counter() - now
 
     return keep

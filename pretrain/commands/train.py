@@ -21,7 +21,7 @@ from pretrain.data.manifests import read_json, write_json
 from pretrain.data.mixture import Share
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
-from pretrain.errors import ConfigError, SamplingError, UsageError
+from pretrain.errors import ConfigError, Interrupted, SamplingError, TrainingError, UsageError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.loss import Part as Rows
 from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references, named_references
@@ -130,20 +130,26 @@ def _run(
             text = _sample(settings, update, prepared, objective, device, most, tell=lambda _: None)
             if parallel.rank == 0:
                 keep_sample(folder, state.step, text)
-                keep_page()
+                keep_page("running")
 
-        loss = _train(
-            folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, parallel, stop
-        )
+        try:
+            loss = _train(
+                folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, parallel, stop
+            )
+        except (Interrupted, TrainingError):
+            if parallel.rank == 0:
+                keep_page("stopped")
+            raise
         loss = loss or measure.loss(update.working, whole=True)
         fitted = parallel.turn(lambda: json.dumps(_references(prepared, manifest, training, validation, objective)))
         references = json.loads(fitted)
         sample = _sample(settings, update, prepared, objective, device, settings.sample.max_tokens)
         result = _result(folder, update, state, loss, measure, references, sample)
+        first = beginning(validation) if objective.in_order else []
+        seen = look_into(update.working, load(prepared.tokenizer), first)  # by all, who hold the weights together
         if parallel.rank == 0:
             write_json(folder / "references.json", references)
-            first = beginning(validation) if objective.in_order else []
-            write_endings(folder, asdict(settings), result, look_into(update.working, load(prepared.tokenizer), first))
+            write_endings(folder, asdict(settings), result, seen)
     return result
 
 

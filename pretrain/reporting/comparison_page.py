@@ -6,7 +6,7 @@ from typing import Any
 
 from pretrain.reporting.chart import Curve
 from pretrain.reporting.examples import visible
-from pretrain.reporting.page_frame import document, inline, table
+from pretrain.reporting.page_frame import breakable, document, inline, table
 from pretrain.reporting.run_page import STYLE, flat, setting, training_chart
 from pretrain.reporting.run_record import RunRecord
 from pretrain.tracking.console import duration
@@ -31,18 +31,7 @@ def comparison_page(records: Sequence[RunRecord]) -> str:
         _figures(records, names),
         f"<h2>{'Loss, nats per token' if same_tokens(records) else 'Bits per byte of the validation texts'}</h2>",
         *_losses(records, names),
-        "<h2>Training</h2>",
-        '<div class="plots">'
-        + "".join(
-            training_chart(records, metric, title, "tokens", names)
-            for metric, title in (
-                ("lr", "Learning rate"),
-                ("grad_norm", "Gradient norm"),
-                ("tokens_per_second", "Tokens a second"),
-                ("memory_bytes", "Memory (bytes)"),
-            )
-        )
-        + "</div>",
+        *_training(records, names),
         "<h2>Settings that differ</h2>",
         _differences(records, names),
         "<h2>What they write</h2>",
@@ -113,7 +102,7 @@ def _figures(records: Sequence[RunRecord], names: Sequence[str]) -> str:
 
 def _heads(names: Sequence[str]) -> list[str]:
     return [
-        f'<i class="swatch {Curve(name, [], number).style}"></i>{inline(name)}' for number, name in enumerate(names)
+        f'<i class="swatch {Curve(name, [], number).style}"></i>{breakable(name)}' for number, name in enumerate(names)
     ]
 
 
@@ -130,7 +119,20 @@ def _losses(records: Sequence[RunRecord], names: Sequence[str]) -> Iterator[str]
     if any(drawn):
         yield f'<div class="plots">{"".join(drawn)}</div>'
     else:
-        yield "<p>None of the runs has a curve yet.</p>"
+        yield "<p>None of these runs has a curve: each made one step at most, as models that count do.</p>"
+
+
+def _training(records: Sequence[RunRecord], names: Sequence[str]) -> Iterator[str]:
+    titles = {
+        "lr": "Learning rate",
+        "grad_norm": "Gradient norm",
+        "tokens_per_second": "Tokens a second",
+        "memory_bytes": "Memory (bytes)",
+    }
+    drawn = [training_chart(records, metric, title, "tokens", names) for metric, title in titles.items()]
+    if any(drawn):
+        yield "<h2>Training</h2>"
+        yield f'<div class="plots">{"".join(drawn)}</div>'
 
 
 def _levels(records: Sequence[RunRecord], names: Sequence[str], metric: str) -> dict[str, float]:
@@ -146,12 +148,12 @@ def _differences(records: Sequence[RunRecord], names: Sequence[str]) -> str:
     for key in keys:
         values = [setting(settings[key]) if key in settings else "–" for settings in own]
         if key not in ELSEWHERE and len(set(values)) > 1:
-            rows.append([f"<code>{inline(key)}</code>", *(f"<code>{value}</code>" for value in values)])
+            rows.append([f"<code>{breakable(key)}</code>", *(f"<code>{value}</code>" for value in values)])
     versions = [dict(flat(record.environment)) for record in records]
     for key in dict.fromkeys(key for found in versions for key in found):
         values = [setting(found[key]) if key in found else "–" for found in versions]
         if len(set(values)) > 1:
-            rows.append([inline(key.removeprefix("versions.")), *(f"<code>{value}</code>" for value in values)])
+            rows.append([breakable(key.removeprefix("versions.")), *(f"<code>{value}</code>" for value in values)])
     if not rows:
         return "<p>They have the same settings and versions.</p>"
     return f'<div class="compared">{table(["", *_heads(names)], rows)}</div>'

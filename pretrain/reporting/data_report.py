@@ -12,7 +12,7 @@ from pretrain.reporting.data_markdown import markdown
 from pretrain.reporting.data_page import page
 from pretrain.reporting.examples import choose, examples
 
-VERSION = 1  # raised whenever the same build gives another report
+VERSION = 2  # raised whenever the same build gives another report
 EXAMPLES = 5  # dropped documents shown a rule
 QUARANTINED = 20  # unreadable records named
 

@@ -1,5 +1,6 @@
 """What all pages of the program have in common: no script, no network, light and dark, on a phone as on a desk."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -36,7 +37,8 @@ details { margin: 8px 0; overflow: hidden } summary { padding: 8px 14px; cursor:
 summary b { font-weight: 600 } summary .count { float: right; color: var(--soft); font-variant-numeric: tabular-nums }
 summary .bar { position: absolute; left: 0; bottom: 0; height: 3px; min-width: 3px; background: var(--lost) }
 article { padding: 10px 14px; border-top: 1px solid var(--line); overflow-wrap: anywhere }
-article .soft { font-size: 13px } code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace }
+article .soft { font-size: 13px } code { overflow-wrap: anywhere }
+code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace }
 pre { margin: 8px 0 0; padding: 10px 12px; background: var(--page); border-radius: 6px; white-space: pre-wrap;
   overflow-wrap: anywhere; max-height: 260px; overflow-y: auto }
 ul { padding: 0 14px 8px 34px; margin: 0 } li { overflow-wrap: anywhere }
@@ -76,3 +78,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def inline(text: str) -> str:
     """Any text as HTML, on one line."""
     return escape(one_line(text))
+
+
+def breakable(text: str) -> str:
+    """A name or a path as HTML, which a narrow column may break between its parts; numbers stay whole."""
+    return re.sub(r"(?<=[^\W_])(?=\.[^\W\d])|(?<=[^\W_][_/,=-])(?=[^\W\d])", "<wbr>", inline(text))

@@ -11,7 +11,7 @@ from pretrain.reporting.chart import CHART_STYLE, Curve, chart
 from pretrain.reporting.examples import visible
 from pretrain.reporting.funnel import funnel_figure
 from pretrain.reporting.heat_maps import HEAT_STYLE, head_maps
-from pretrain.reporting.page_frame import document, inline, table, tiles
+from pretrain.reporting.page_frame import breakable, document, inline, table, tiles
 from pretrain.reporting.run_record import RunRecord
 from pretrain.reporting.tables import byte_size, share
 from pretrain.tracking.console import duration
@@ -41,7 +41,7 @@ body { max-width: 960px } h1 { overflow-wrap: anywhere; margin-bottom: 4px; line
 .samples h3 { margin: 0; font-weight: 600 } .samples pre { background: none; padding: 0; max-height: 190px }
 .pairs table { white-space: normal } .pairs td { text-align: left; vertical-align: top; overflow-wrap: anywhere;
   padding: 3px 0 3px 16px } .pairs td:first-child { color: var(--soft); width: 40% } .pairs th { display: none }
-.pairs details, details.pairs { padding-bottom: 6px } .pairs .wide { padding: 0 14px }
+details.pairs[open] { padding-bottom: 6px } details.pairs { margin: 4px 0 } .pairs .wide { padding: 0 14px }
 """
 STYLE = CHART_STYLE + HEAT_STYLE + RUN_STYLE
 
@@ -52,7 +52,7 @@ def run_page(record: RunRecord) -> str:
     parts = [
         f"<h1>{inline(name)}</h1>",
         _lead(record),
-        figures(record),
+        _figures(record),
         "<h2>Loss</h2>",
         *_losses(record),
         *_references(record),
@@ -83,7 +83,7 @@ def _lead(record: RunRecord) -> str:
     return f'<p class="lead soft"><span class="state">{record.state}</span> {what}{told}</p>'
 
 
-def figures(record: RunRecord) -> str:
+def _figures(record: RunRecord) -> str:
     """The tiles above."""
     validation = record.validation
     whole = "" if record.result else ", last evaluation"
@@ -260,7 +260,7 @@ def _data(record: RunRecord) -> Iterator[str]:
 def _parameters(record: RunRecord) -> Iterator[str]:
     yield "<h2>Parameters</h2>"
     if record.insides is None or not record.insides.components:
-        yield '<p class="soft">By component once there is a checkpoint: <code>pretrain report</code></p>'
+        yield '<p class="soft">Shown by component where there is a checkpoint: <code>pretrain report</code></p>'
         return
     total = sum(record.insides.components.values())
     most = max(record.insides.components.values())
@@ -301,7 +301,9 @@ def _settings(record: RunRecord) -> Iterator[str]:
 
 
 def _pairs(pairs: Sequence[tuple[str, Any]]) -> str:
-    return table(["", ""], [[f"<code>{inline(key)}</code>", f"<code>{setting(value)}</code>"] for key, value in pairs])
+    return table(
+        ["", ""], [[f"<code>{breakable(key)}</code>", f"<code>{setting(value)}</code>"] for key, value in pairs]
+    )
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -321,7 +323,7 @@ def setting(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(setting(item) for item in value) + "]"
-    return inline(str(value))
+    return breakable(str(value))
 
 
 def _steps(count: int) -> str:

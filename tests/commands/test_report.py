@@ -74,6 +74,15 @@ def test_the_model_writes_at_each_evaluation_and_longer_at_the_end(runs: Path) -
     assert not (runs / "silent" / "samples").exists()
 
 
+def test_a_run_that_fails_leaves_a_page_that_shows_how_far_it_came(runs: Path, tiny_corpus: list[str]) -> None:
+    home = runs.parent
+    words = ["data=files", f"data.paths=[{home}/texts]", f"data_dir={home}/built", f"runs_dir={home}/failed", *TINY]
+    assert cli.main(["train", *words, *GPT, "optimizer.lr=1e30", "trainer.max_steps=60", "name=wild"]) == 1
+    page = (home / "failed" / "wild" / "report.html").read_text("utf-8")
+    assert "stopped" in page
+    assert "steps skipped, because" in page
+
+
 def test_samples_do_not_change_what_is_learned(runs: Path) -> None:
     weights = "checkpoints/step_00000008/model.safetensors"
     assert checksum(runs / "gpt" / weights) == checksum(runs / "silent" / weights)
@@ -93,7 +102,7 @@ def test_several_runs_are_compared_on_one_page(runs: Path, report: Answer, tmp_p
     code, document, _ = report("run=[gpt,silent,bigram]")
     assert code == 0
     assert document["path"] == str(runs / "report.html")
-    text = Path(document["path"]).read_text("utf-8")
+    text = Path(document["path"]).read_text("utf-8").replace("<wbr>", "")
     assert "3 runs compared" in text
     assert "sample.max_tokens" in text
     assert "bigram · " in text  # it has no curve, so it is a line across
@@ -137,6 +146,16 @@ def test_a_run_whose_tokens_are_gone_has_a_page_without_attention(runs: Path, re
     assert "feed forward" in page
 
 
+def test_a_damaged_checkpoint_costs_only_what_it_would_have_told(runs: Path, report: Answer) -> None:
+    file = runs / "silent" / "checkpoints" / "step_00000008" / "tokenizer.json"
+    before = file.read_text("utf-8")
+    file.write_text(before + " ", "utf-8")
+    code, _, err = report("run=silent")
+    file.write_text(before, "utf-8")
+    assert (code, "neither parameters nor attention maps" in err) == (0, True)
+    assert "Nats per token" in (runs / "silent" / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -166,8 +185,11 @@ def test_the_page_is_not_written_where_it_would_cost_too_much(tmp_path: Path, mo
     monkeypatch.setattr(run_report.time, "perf_counter", lambda: now[0])
     keep = run_report.page_keeper(tmp_path, {})
     while now[0] < 1000:
-        keep()
+        keep("running")
         now[0] += 10
     assert written[0] == 0.0
     assert len(written) <= 1 + 1000 * run_report.SHARE / 2
     assert len(written) >= 4
+    before = len(written)
+    keep("stopped")
+    assert len(written) == before + 1

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -90,6 +92,19 @@ def test_nothing_of_a_dropped_document_is_obeyed_by_a_browser(build: tuple[Path,
     assert "<script>alert('1')</script>" in tags.text
     assert "http" not in page.replace("http-equiv", "").replace("http://example.com", "")
     assert not re.search(r"[\x00-\x08\x1b\u202e]", page)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_whole_page_and_nothing_reaches_beyond_its_sides(
+    width: int, build: tuple[Path, list[Built]], browser: Any, overflowing: Callable[[], list[str]]
+) -> None:
+    path = write_report(*build, [])
+    browser.visit(path, width)
+    browser.value("document.querySelectorAll('details').forEach(part => { part.open = true })")
+    assert browser.complaints == []
+    assert browser.requests == [path.absolute().as_uri()]
+    assert overflowing() == []
+    assert browser.value("document.querySelectorAll('.funnel rect').length") == 2 * 2 * 3
 
 
 def test_documents_stand_in_markdown_as_code_alone(build: tuple[Path, list[Built]]) -> None:
