@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -65,14 +64,17 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 @pytest.mark.parametrize(
     ("ranks", "kinds"),
-    [pytest.param(2, ["ddp"], id="two"), pytest.param(4, ["ddp"], id="four", marks=[pytest.mark.faults])],
+    [
+        pytest.param(2, ["ddp", "fsdp", "tensor", "llama-tensor"], id="two"),
+        pytest.param(4, ["ddp", "fsdp", "hsdp", "tensor", "llama-tensor"], id="four", marks=[pytest.mark.faults]),
+    ],
 )
 def test_many_processes_give_the_losses_of_one(ranks: int, kinds: list[str], tmp_path: Path) -> None:
     codes, _, said = finish(start(ranks, "steps", str(tmp_path / "out"), *kinds, cwd=tmp_path))
     assert codes == [0] * ranks, said
-    expected = driver.steps("none", Single(), tmp_path)
-    assert expected["loss"][-1] < expected["loss"][0] - 0.1
     for kind in kinds:
+        expected = driver.steps(kind.replace(kind.rpartition("-")[2], "none"), Single(), tmp_path)
+        assert expected["loss"][-1] < expected["loss"][0] - 0.1
         found = [json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for rank in range(ranks)]
         assert all(result == found[0] for result in found), "each rank must see the same numbers"
         assert largest_difference(found[0]["loss"], expected["loss"]) < 1e-5
@@ -111,21 +113,38 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
-def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on(corpus: Path, tmp_path: Path) -> None:
-    codes, out, said = command(2, "SIGTERM", corpus, tmp_path, "parallel=ddp")
-    assert codes == [75, 75], said
-    assert out == ["", ""]
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The losses of a run in one process."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    [code], _, said = finish(start(1, "command", "none", "0", *words(corpus), cwd=home))
+    assert code == 0, said
+    return losses(home / "runs" / "one")
+
+
+WAYS = [
+    pytest.param(2, ["parallel=fsdp"], id="fsdp"),
+    pytest.param(2, ["parallel=ddp"], id="ddp", marks=[pytest.mark.faults]),
+    pytest.param(4, ["parallel=hsdp", "parallel.shards=2"], id="hsdp", marks=[pytest.mark.faults]),
+    pytest.param(2, ["parallel=tensor"], id="tensor", marks=[pytest.mark.faults]),
+]
+
+
+@pytest.mark.parametrize(("ranks", "how"), WAYS)
+def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on(
+    ranks: int, how: list[str], corpus: Path, undisturbed: dict[int, float], tmp_path: Path
+) -> None:
+    codes, out, said = command(ranks, "SIGTERM", corpus, tmp_path, *how)
+    assert codes == [75] * ranks, said
+    assert out == [""] * ranks
     run = tmp_path / "runs" / "one"
     assert (run / "latest").read_text() == "step_00000006\n"
     [code], [result], _ = finish(start(1, "command", "none", "0", *words(corpus), cwd=tmp_path))
     assert code == 0
-    one: dict[str, Any] = json.loads(result)
-    assert one["steps"] == 12
-    [code], _, _ = finish(start(1, "command", "none", "0", *words(corpus, "name=undisturbed"), cwd=tmp_path))
-    assert code == 0
-    mixed, expected = losses(run), losses(tmp_path / "runs" / "undisturbed")
-    assert mixed.keys() == expected.keys() == set(range(1, 13))
-    assert all(abs(mixed[step] - expected[step]) < 1e-5 for step in expected)
+    assert json.loads(result)["steps"] == 12
+    mixed = losses(run)
+    assert mixed.keys() == undisturbed.keys() == set(range(1, 13))
+    assert all(abs(mixed[step] - undisturbed[step]) < 1e-5 for step in undisturbed)
 
 
 @pytest.mark.parametrize(
