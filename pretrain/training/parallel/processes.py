@@ -29,7 +29,7 @@ from pretrain.training.parallel.single import in_precision, norm, taken
 ROLL_CALL = 3.0  # seconds in which ranks whose connections broke tell each other that they are there
 TOGETHER = 2**23  # numbers of gradients that are summed in one exchange
 POLL = 0.1  # seconds between two looks at whether rank 0 is through
-FORWARDED = 2.0  # seconds in which a second signal is the first one once more: a launcher sends on what a terminal sent
+FORWARDED = 5.0  # seconds in which a second signal is the first one once more: a launcher sends on what a terminal sent
 _JOINED = itertools.count()  # how often processes have joined: each time they write to a part of the store of its own
 HERE, FAILED, FAILURES = "here", "failed", "failures"  # names in the store
 
