@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain import cli
+from pretrain.errors import ConfigError
+from pretrain.stopping import Stop
 from pretrain.training.parallel import Single
 
 DRIVER = Path(__file__).with_name("parallel_driver.py")
@@ -183,3 +186,64 @@ def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> 
     assert [row["step"] for row in rows if row.get("train/loss", 0) is None] == [driver.FAULTY_STEP + 1]
     assert rows[-2]["skipped_steps"] == 1
     assert torch.isfinite(torch.tensor(json.loads(out[0])["validation"]["loss"]))
+
+
+@pytest.mark.faults
+def test_a_run_goes_on_in_any_number_of_processes_of_any_kind(corpus: Path, tmp_path: Path) -> None:
+    constant = ["schedule=constant", "trainer.max_steps=15"]
+    [code], _, said = finish(
+        start(1, "command", "none", "0", *words(corpus, *constant, "name=undisturbed"), cwd=tmp_path)
+    )
+    assert code == 0, said
+    stages = [
+        (1, 3, []),
+        (2, 6, ["parallel=fsdp"]),
+        (4, 9, ["parallel=tensor", "parallel.size=2"]),
+        (4, 12, ["parallel=hsdp", "parallel.shards=2"]),
+        (1, 15, []),
+    ]
+    for ranks, last, how in stages:
+        until = ["schedule=constant", f"trainer.max_steps={last}"]
+        codes, _, said = command(ranks, "none", corpus, tmp_path, *how, *until)
+        assert codes == [0] * ranks, said
+    mixed, expected = losses(tmp_path / "runs" / "one"), losses(tmp_path / "runs" / "undisturbed")
+    assert mixed.keys() == expected.keys() == set(range(1, 16))
+    assert all(abs(mixed[step] - expected[step]) < 1e-5 for step in expected)
+    ends = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in ("one", "undisturbed")]
+    assert abs(ends[0]["validation"]["loss"] - ends[1]["validation"]["loss"]) < 1e-5
+    assert ends[0]["parameters"] == ends[1]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["model=bigram", "parallel=ddp"], "counts, which one process does"),
+        (["model=gpt_nano", "optimizer=muon", "parallel=fsdp"], "Muon needs whole parameters, but FSDP gives"),
+        (["model=mlp", "parallel=tensor"], "cuts gpt and llama without experts or alibi, not this MLP"),
+        (["model=gpt", "model.positions=alibi", "parallel=tensor"], "not this GPT; try parallel=fsdp"),
+        (["model=gpt_nano", "parallel=ddp"], "torchrun --nproc-per-node=2 -m pretrain train"),
+        (["model=gpt_nano", "parallel.timeout_seconds=0", "parallel=ddp"], "timeout_seconds"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_one_line(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert cli.main(["train", *more]) == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_without_a_way_to_share_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match="there are 2 processes, but parallel=none"),
+        Single().joined(torch.device("cpu"), Stop()),
+    ):
+        pass
