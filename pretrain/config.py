@@ -22,6 +22,7 @@ from pretrain.schema import (
     refuse_non_multiple,
     refuse_objective,
     refuse_other_names,
+    refuse_parallel,
     refuse_sampling,
     shown,
     signature,
@@ -40,7 +41,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 NEXT_TOKEN = "pretrain.data.objectives.NextToken"  # what runs learned by before there was a choice
-ONE_PROCESS = "pretrain.training.parallel.single.Single"  # likewise, of how work is shared
+ONE_PROCESS = "pretrain.training.parallel.single.Single"  # likewise, how they ran
 
 # What every source may hold besides the settings of its target: how much of the training tokens come from it.
 SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
@@ -181,6 +182,7 @@ class TrainConfig:
                 f"trainer.micro_batch={self.micro_batch} does not divide the {self.rows} rows of a batch; try {nearest}"
             )
         refuse_objective(self.objective["_target_"], self.model["_target_"], self.trainer.packing)
+        refuse_parallel(self.parallel["_target_"], self.update["_target_"], self.optimizer["_target_"], self.model)
 
     @property
     def sequence_length(self) -> int:
@@ -364,8 +366,7 @@ def annotation_of(command: str, key: str) -> Any:
         elif annotation is Source and name in SHARES:
             annotation = SHARES[name]
         elif annotation in (Part, Source):
-            folder = configs_dir().joinpath(parts[0])
-            found = [signature(target).get(name) for target in targets_in(folder)]
+            found = [signature(target).get(name) for target in targets_in(configs_dir().joinpath(parts[0]))]
             annotation = next((parameter.annotation for parameter in found if parameter), None)
             return annotation if depth == len(parts) - 1 else None
         else:

@@ -224,6 +224,30 @@ def refuse_sampling(
         raise ConfigError("stream=true shows one text as it is written; it needs n=1, format=table and no prompts=")
 
 
+def refuse_parallel(parallel: str, update: str, optimizer: str, model: Mapping[str, Any]) -> None:
+    """Refuse what the target of `parallel` cannot share among processes.
+
+    Raises:
+        ConfigError: an optimizer or an update that needs what is whole, or a model that is not cut in that way.
+    """
+    way, learning, moving, kind = (name.rpartition(".")[2] for name in (parallel, update, optimizer, model["_target_"]))
+    if way == "Single":
+        return
+    if learning == "CountUpdate":
+        raise ConfigError(f"{kind} counts, which one process does; leave parallel= out")
+    if way != "DDP" and moving not in ("AdamW", "Lion"):
+        raise ConfigError(
+            f"{moving} needs whole parameters, but {way} gives each process a piece of them; "
+            "try optimizer=adamw, or parallel=ddp"
+        )
+    if way == "TensorParallel" and (
+        kind not in ("GPT", "Llama") or model.get("n_expert") or model.get("positions") == "alibi"
+    ):
+        raise ConfigError(
+            f"parallel=tensor cuts gpt and llama without experts or alibi, not this {kind}; try parallel=fsdp"
+        )
+
+
 _KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
 
 

@@ -36,7 +36,7 @@ def page_keeper(folder: Path, settings: dict[str, Any]) -> Callable[[State], Non
     return keep
 
 
-def write_endings(folder: Path, settings: dict[str, Any], result: dict[str, Any], insides: Insides) -> None:
+def write_endings(folder: Path, settings: dict[str, Any], result: dict[str, Any], insides: Insides | None) -> None:
     """What a run leaves behind: its sample, its curve, its page and, last of all, its result."""
     keep_sample(folder, result["steps"], result["sample"])
     curve = loss_curve(read_metrics(folder / "metrics.jsonl"), named_references(result["references"]), folder.name)

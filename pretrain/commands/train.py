@@ -73,8 +73,6 @@ def _run(
     """As run, on every process."""
     if sweep and parallel.ranks > 1:
         raise ConfigError("a sweep (-m) runs its jobs in one process each; start each job with torchrun instead")
-    if parallel.ranks > 1 and settings.update["_target_"].endswith(".CountUpdate"):
-        raise ConfigError("a model that counts reads its text in one process; leave parallel= and torchrun out")
     keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -144,9 +142,10 @@ def _run(
         fitted = parallel.turn(lambda: json.dumps(_references(prepared, manifest, training, validation, objective)))
         references = json.loads(fitted)
         sample = _sample(settings, update, prepared, objective, device, settings.sample.max_tokens)
-        result = _result(folder, update, state, loss, measure, references, sample)
+        result = _result(folder, state, loss, measure, references, sample, parallel.parameter_count(update.model))
         first = beginning(validation) if objective.in_order else []
-        seen = look_into(update.working, load(prepared.tokenizer), first)  # by all, who hold the weights together
+        # Weights in pieces are looked into later, by `pretrain report`.
+        seen = look_into(update.working, load(prepared.tokenizer), first) if parallel.ranks == 1 else None
         if parallel.rank == 0:
             write_json(folder / "references.json", references)
             write_endings(folder, asdict(settings), result, seen)
@@ -228,7 +227,7 @@ def _update(
         activation_checkpointing=settings.trainer.activation_checkpointing,
     )
     if checkpoint:
-        update.load_state(checkpoint.update)
+        update.load_state(parallel.share.own(checkpoint.update))
     return update
 
 
@@ -281,21 +280,19 @@ def _train(
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
 
     def save(last: bool) -> None:
-        weights, learned = dict(update.model.state_dict()), update.state()
-
-        def write() -> str:
-            checkpoints.save(state, weights, learned, config, prepared.tokenizer, last=last)
-            return ""
-
-        parallel.turn(write)
+        weights, learned, share = parallel.weights(update.model), update.state(), parallel.share
+        if share.writes:
+            checkpoints.save(state, weights, learned, config, prepared.tokenizer, share=share, last=last)
+        parallel.turn(lambda: "")  # the last one takes longer than an exchange may
 
     def restore() -> TrainingState | None:
         if checkpoint := newest_checkpoint(checkpoints, parallel):
-            update.model.load_weights(checkpoint.weights)
-            update.load_state(checkpoint.update)
+            parallel.load(update.model, checkpoint.weights)
+            update.load_state(parallel.share.own(checkpoint.update))
         return checkpoint.state if checkpoint else None
 
-    checkpoints.prepare(dict(update.model.state_dict()), update.state())
+    if parallel.share.writes:
+        checkpoints.prepare(parallel.weights(update.model), update.state())
     lines = {"uniform": math.log(update.model.vocab_size)}
     if measure.objective is None and (known := read_json(prepared.folder / "references.json")):
         lines = named_references(known)
@@ -316,6 +313,9 @@ def _train(
                 stop=stop,
                 same=parallel.same,
             )
+    except Exception:
+        checkpoints.give_up()
+        raise
     finally:
         for tracker in trackers:
             tracker.close()
@@ -377,12 +377,12 @@ def _sample(
 
 def _result(
     folder: Path,
-    update: Update,
     state: TrainingState,
     loss: Loss,
     measure: Validation,
     references: dict[str, Any],
     sample: str | None,
+    parameters: int,
 ) -> dict[str, Any]:
     bits_per_byte = measure.bits_per_byte(loss)
     validation: dict[str, Any] = {
@@ -398,7 +398,7 @@ def _result(
         "steps": state.step,
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
-        "parameters": update.model.parameter_count(),
+        "parameters": parameters,
         "train": {"loss": train_loss, "perplexity": None if train_loss is None else math.exp(train_loss)},
         "validation": validation,
         "references": references,

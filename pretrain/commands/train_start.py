@@ -39,6 +39,7 @@ def newest_checkpoint(checkpoints: Checkpoints, parallel: Parallel) -> Checkpoin
 
     def choose() -> str:
         checkpoints.wait()
+        checkpoints.remove_partial()
         found = checkpoints.newest(warn)
         return str(found.folder) if found else ""
 
@@ -74,7 +75,7 @@ def described(
     parallel: Parallel,
 ) -> str:
     """What a user sees of a run as it begins."""
-    parameters = update.model.parameter_count()  # 0 for counts that are not yet counted
+    parameters = parallel.parameter_count(update.model)  # 0 for counts that are not yet counted
     return (
         f"{folder} from step {state.step:,}: "
         + (f"{parameters:,} parameters, " if parameters else "")

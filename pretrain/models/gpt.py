@@ -179,14 +179,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         rows, length, width = x.shape
-        heads = self.query_key_value(x).view(rows, length, 3, self.n_head, width // self.n_head)
+        heads = self.query_key_value(x).view(rows, length, 3, -1, width // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if seen.angles is not None:
             query, key = rotate(query, seen.angles), rotate(key, seen.angles)
         if seen.cache is not None:
             key, value = seen.cache.extend(self.layer, key, value)  # (B, H, S, D)
         attended = self.attend(query, key, value, seen.mask)  # (B, H, T, D)
-        joined = attended.transpose(1, 2).reshape(rows, length, width)  # (B, T, C)
+        joined = attended.transpose(1, 2).flatten(2)  # (B, T, C)
         output: Tensor = self.dropout(self.output(joined))
         return output
 

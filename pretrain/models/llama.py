@@ -178,20 +178,20 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.heads = [n_head, n_kv_head, n_kv_head]
+        self.head_width = n_embd // n_head
         self.query_key_value = nn.Linear(n_embd, sum(self.heads) * (n_embd // n_head), bias=False)
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
-        rows, length, width = x.shape
-        heads = self.query_key_value(x).view(rows, length, sum(self.heads), width // self.heads[0]).transpose(1, 2)
+        heads = self.query_key_value(x).unflatten(2, (sum(self.heads), self.head_width)).transpose(1, 2)
         query, key, value = heads.split(self.heads, dim=1)  # (B, H, T, D), (B, G, T, D), (B, G, T, D)
         query, key = rotate(query, seen.angles), rotate(key, seen.angles)
         if seen.cache is not None:
             key, value = seen.cache.extend(self.layer, key, value)  # (B, G, S, D)
         attended = self.attend(query, key, value, seen.mask)  # (B, H, T, D)
-        joined = attended.transpose(1, 2).reshape(rows, length, width)  # (B, T, C)
+        joined = attended.transpose(1, 2).flatten(2)  # (B, T, C)
         output: Tensor = self.dropout(self.output(joined))
         return output
 

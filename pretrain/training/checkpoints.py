@@ -3,11 +3,15 @@
 runs/NAME/latest                     the name of the newest step's folder
 runs/NAME/checkpoints/step_00000100/ model.safetensors update.safetensors state.json config.yaml tokenizer.json
                                      manifest.json (the format's version and the checksums of the others)
+
+Where several ranks write one, the tensors lie in parts: see checkpoint_parts.py.
 """
 
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -20,8 +24,13 @@ from torch import Tensor
 
 from pretrain.data.manifests import MANIFEST, checksum, write_json
 from pretrain.errors import CheckpointError, UsageError
+from pretrain.training.checkpoint_parts import Parts, checksums_of_parts, wait_for_parts, write_part
+from pretrain.training.parallel.pieces import Share
 
 FORMAT = 1
+IN_PARTS = 2  # the format of a checkpoint that several ranks wrote
+ALL = Share(0, 1, {})
+HURRY = 2.0  # seconds that other ranks' parts are still waited for when the run has failed
 
 
 @dataclass
@@ -67,8 +76,8 @@ class Checkpoint:
     """One step's folder, read and verified."""
 
     folder: Path
-    weights: dict[str, Tensor]
-    update: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
+    update: Mapping[str, Tensor]
     state: TrainingState
 
 
@@ -79,13 +88,18 @@ class Checkpoints:
         run: the run's folder.
         keep: newest ones that stay; the one with the best validation loss stays as well.
         keep_every: checkpoints at a multiple of this many steps stay too; None: no others.
+        patience_seconds: that the parts of other ranks may take longer than this one's.
     """
 
-    def __init__(self, run: Path, keep: int = 1, keep_every: int | None = None) -> None:
+    def __init__(
+        self, run: Path, keep: int = 1, keep_every: int | None = None, patience_seconds: float = 600.0
+    ) -> None:
         self.run = run
         self.folder = run / "checkpoints"
         self.keep = keep
         self.keep_every = keep_every
+        self.patience_seconds = patience_seconds
+        self._failed = threading.Event()
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
         self._copies: Future[dict[str, Tensor]] | None = None  # room for a copy of every tensor, in memory of the CPU
@@ -102,11 +116,13 @@ class Checkpoints:
         config: str,
         tokenizer: Path,
         *,
+        share: Share = ALL,
         last: bool = False,
     ) -> None:
         """Write a checkpoint of what everything is now, after the one before it is written.
 
         Args:
+            share: what this process writes; part 0 waits for the others, and puts all of them in place.
             last: the tensors will not change any more: they are not copied, and the call returns when they are written.
         Raises:
             OSError: this one, or the one before it, could not be written; nothing of it is left.
@@ -114,7 +130,7 @@ class Checkpoints:
         self.wait()
         content = json.dumps(asdict(state), indent=1, allow_nan=False)
         if last:
-            self._write(state.step, content, weights, update, config, tokenizer)
+            self._write(state.step, content, weights, update, config, tokenizer, share)
             return
         tensors = _joined(weights, update)
         copies = self._copies.result() if self._copies else {}
@@ -126,7 +142,8 @@ class Checkpoints:
         self._copies.set_result(copies)
         of_model = {name: copies[f"0/{name}"] for name in weights}
         of_update = {name: copies[f"1/{name}"] for name in update}
-        self._writing = self._writer.submit(self._write, state.step, content, of_model, of_update, config, tokenizer)
+        parts = (state.step, content, of_model, of_update, config, tokenizer, share)
+        self._writing = self._writer.submit(self._write, *parts)
 
     def wait(self) -> None:
         """Until the last checkpoint is written.
@@ -138,6 +155,10 @@ class Checkpoints:
         if writing:
             writing.result()
 
+    def give_up(self) -> None:
+        """The run has failed: the parts of other ranks may never come."""
+        self._failed.set()
+
     def _write(
         self,
         step: int,
@@ -146,21 +167,32 @@ class Checkpoints:
         update: Mapping[str, Tensor],
         config: str,
         tokenizer: Path,
+        share: Share,
     ) -> None:
         """Write under a temporary name, sync it, rename it, and only then name it the latest."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_partial()
         final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".{final.name}.tmp"
-        temporary.mkdir()
+        in_parts = share.parts > 1
+        if not in_parts:
+            self.remove_partial()
+        temporary.mkdir(exist_ok=in_parts)
+        if share.part > 0:
+            write_part(temporary, share, weights, update)
+            return
         try:
-            _save_tensors(weights, temporary / "model.safetensors")
-            _save_tensors(update, temporary / "update.safetensors")
+            if in_parts:
+                write_part(temporary, share, weights, update)
+                wait_for_parts(temporary, share.parts, self._patience(time.monotonic()))
+            else:
+                _save_tensors(weights, temporary / "model.safetensors")
+                _save_tensors(update, temporary / "update.safetensors")
             (temporary / "state.json").write_text(state, "utf-8")
             (temporary / "config.yaml").write_text(config, "utf-8")
             shutil.copyfile(tokenizer, temporary / "tokenizer.json")
-            sums = {file.name: checksum(file) for file in sorted(temporary.iterdir())}
-            write_json(temporary / MANIFEST, {"format": FORMAT, "checksums": sums})
+            known = checksums_of_parts(temporary)
+            sums = {file.name: known.get(file.name) or checksum(file) for file in sorted(temporary.iterdir())}
+            write_json(temporary / MANIFEST, {"format": IN_PARTS if in_parts else FORMAT, "checksums": sums})
             for file in temporary.iterdir():
                 _sync(file)
             _sync(temporary)
@@ -173,6 +205,16 @@ class Checkpoints:
         _sync(self.folder)
         self._name_latest(final.name)
         self._retire()
+
+    def _patience(self, began: float) -> Callable[[], float]:
+        """Seconds that are left of those that other ranks' parts are waited for."""
+
+        def left() -> float:
+            if self._failed.is_set():
+                self.patience_seconds = min(self.patience_seconds, time.monotonic() - began + HURRY)
+            return began + self.patience_seconds - time.monotonic()
+
+        return left
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; `warn` is told of damaged ones that were passed over.
@@ -236,7 +278,8 @@ class Checkpoints:
             if folder != best and not (self.keep_every and _step(folder) % self.keep_every == 0):
                 shutil.rmtree(folder)
 
-    def _remove_partial(self) -> None:
+    def remove_partial(self) -> None:
+        """Remove what a killed process left half-written."""
         for folder in self.folder.glob(".step_*.tmp"):
             shutil.rmtree(folder)
 
@@ -251,15 +294,16 @@ def read_checkpoint(folder: Path, *, tensors: bool = True) -> Checkpoint:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{folder} has format {manifest['format']}; this version reads format {FORMAT}")
+        if manifest["format"] not in (FORMAT, IN_PARTS):
+            raise CheckpointError(
+                f"{folder} has format {manifest['format']}; this version reads formats {FORMAT} and {IN_PARTS}"
+            )
         for name, expected in manifest["checksums"].items():
             if checksum(folder / name) != expected:
                 raise CheckpointError(f"{folder / name} is damaged: its checksum differs from {MANIFEST}'s")
         known = {field.name for field in fields(TrainingState)}
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        weights = load_file(folder / "model.safetensors") if tensors else {}
-        update = load_file(folder / "update.safetensors") if tensors else {}
+        weights, update = (_read(folder, name, manifest["format"]) if tensors else {} for name in ("model", "update"))
         return Checkpoint(folder, weights, update, TrainingState(**{k: v for k, v in state.items() if k in known}))
     except OSError as error:
         raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -289,6 +333,10 @@ def _room(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).zero_()
         for name, tensor in tensors.items()
     }
+
+
+def _read(folder: Path, kind: str, form: int) -> Mapping[str, Tensor]:
+    return Parts(folder, kind) if form == IN_PARTS else load_file(folder / f"{kind}.safetensors")
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

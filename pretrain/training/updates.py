@@ -127,7 +127,7 @@ class GradientUpdate:
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
         torch.manual_seed((self.seed * 1_000_003 + batch + self.parallel.data_rank * APART) % 2**63)
-        weights: list[Tensor] = list(self.learning.parameters())
+        weights = list(self.learning.parameters())
         device = weights[0].device
         tokens, targets = (torch.from_numpy(part).to(device) for part in self.batches.pairs(batch))  # (R, P)
         count = self.batches.targets(batch)
@@ -143,7 +143,10 @@ class GradientUpdate:
             carried_on.append(state and {name: tensor.detach() for name, tensor in state.items()})
             loss = nats.sum() / count
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
-            gradients = _taken(weights, gradients)
+            found = self.parallel.gradients(weights)
+            if gradients:
+                torch._foreach_add_(gradients, found)
+            gradients = gradients or found
             total += loss.detach()
         self.parallel.reduce(gradients)
         self.parallel.sum(total)
@@ -199,17 +202,6 @@ class GradientUpdate:
             torch._foreach_copy_(list(self.working.parameters()), list(self.model.parameters()))
         if (points := self.optimizer.points()) is not None:
             torch._foreach_copy_(list(self.learning.parameters()), points)
-
-
-def _taken(weights: list[Tensor], before: list[Tensor]) -> list[Tensor]:
-    """The gradients of `weights`, in fp32 and added to those `before`; the weights are left without."""
-    found = []
-    for weight in weights:
-        found.append(torch.zeros_like(weight, dtype=torch.float32) if weight.grad is None else weight.grad.float())
-        weight.grad = None
-    if before:
-        torch._foreach_add_(before, found)
-    return before or found
 
 
 class CountUpdate:

@@ -22,6 +22,7 @@ from pretrain.data.batches import Batches
 from pretrain.data.shards import TokenStream
 from pretrain.models.gpt import GPT
 from pretrain.models.language_model import IGNORED, LanguageModel
+from pretrain.models.llama import Llama
 from pretrain.stopping import Stop
 from pretrain.training.optimizers import AdamW
 from pretrain.training.parallel import Parallel
@@ -34,7 +35,11 @@ FAULTY_STEP = 6
 KINDS: dict[str, dict[str, Any]] = {
     "none": {"_target_": "pretrain.training.parallel.single.Single"},
     "ddp": {"_target_": "pretrain.training.parallel.replicas.DDP", "timeout_seconds": 60.0},
+    "fsdp": {"_target_": "pretrain.training.parallel.shards.FSDP", "timeout_seconds": 60.0, "shards": None},
+    "hsdp": {"_target_": "pretrain.training.parallel.shards.FSDP", "timeout_seconds": 60.0, "shards": 2},
+    "tensor": {"_target_": "pretrain.training.parallel.tensor.TensorParallel", "timeout_seconds": 60.0, "size": 2},
 }
+KINDS |= {f"llama-{kind}": KINDS[kind] for kind in ("none", "tensor")}
 
 
 class Uneven(Batches):
@@ -68,6 +73,9 @@ def stream(folder: Path) -> TokenStream:
 
 def model_of(kind: str) -> LanguageModel:
     torch.manual_seed(0)
+    if kind.startswith("llama"):
+        more: dict[str, Any] = {"n_kv_head": 2, "n_hidden": 24, "rotary_base": 1e4, "tied": False, "n_expert": 0}
+        return Llama(V, context_length=T, n_layer=2, n_head=4, n_embd=16, dropout=0.0, n_active=1, **more)
     return GPT(V, context_length=T, n_layer=2, n_head=4, n_embd=16, dropout=0.0)
 
 

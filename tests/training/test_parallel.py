@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from pretrain import cli
+from pretrain.errors import ConfigError
+from pretrain.stopping import Stop
 from pretrain.training.parallel import Single
 
 DRIVER = Path(__file__).with_name("parallel_driver.py")
@@ -65,14 +67,17 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 @pytest.mark.parametrize(
     ("ranks", "kinds"),
-    [pytest.param(2, ["ddp"], id="two"), pytest.param(4, ["ddp"], id="four", marks=[pytest.mark.faults])],
+    [
+        pytest.param(2, ["ddp", "fsdp", "tensor", "llama-tensor"], id="two"),
+        pytest.param(4, ["ddp", "fsdp", "hsdp", "tensor", "llama-tensor"], id="four", marks=[pytest.mark.faults]),
+    ],
 )
 def test_many_processes_give_the_losses_of_one(ranks: int, kinds: list[str], tmp_path: Path) -> None:
     codes, _, said = finish(start(ranks, "steps", str(tmp_path / "out"), *kinds, cwd=tmp_path))
     assert codes == [0] * ranks, said
-    expected = driver.steps("none", Single(), tmp_path)
-    assert expected["loss"][-1] < expected["loss"][0] - 0.1
     for kind in kinds:
+        expected = driver.steps(kind.replace(kind.rpartition("-")[2], "none"), Single(), tmp_path)
+        assert expected["loss"][-1] < expected["loss"][0] - 0.1
         found = [json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for rank in range(ranks)]
         assert all(result == found[0] for result in found), "each rank must see the same numbers"
         assert largest_difference(found[0]["loss"], expected["loss"]) < 1e-5
@@ -111,21 +116,38 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
-def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on(corpus: Path, tmp_path: Path) -> None:
-    codes, out, said = command(2, "SIGTERM", corpus, tmp_path, "parallel=ddp")
-    assert codes == [75, 75], said
-    assert out == ["", ""]
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The losses of a run in one process."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    [code], _, said = finish(start(1, "command", "none", "0", *words(corpus), cwd=home))
+    assert code == 0, said
+    return losses(home / "runs" / "one")
+
+
+WAYS = [
+    pytest.param(2, ["parallel=fsdp"], id="fsdp"),
+    pytest.param(2, ["parallel=ddp"], id="ddp", marks=[pytest.mark.faults]),
+    pytest.param(4, ["parallel=hsdp", "parallel.shards=2"], id="hsdp", marks=[pytest.mark.faults]),
+    pytest.param(2, ["parallel=tensor"], id="tensor", marks=[pytest.mark.faults]),
+]
+
+
+@pytest.mark.parametrize(("ranks", "how"), WAYS)
+def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on(
+    ranks: int, how: list[str], corpus: Path, undisturbed: dict[int, float], tmp_path: Path
+) -> None:
+    codes, out, said = command(ranks, "SIGTERM", corpus, tmp_path, *how)
+    assert codes == [75] * ranks, said
+    assert out == [""] * ranks
     run = tmp_path / "runs" / "one"
     assert (run / "latest").read_text() == "step_00000006\n"
     [code], [result], _ = finish(start(1, "command", "none", "0", *words(corpus), cwd=tmp_path))
     assert code == 0
-    one: dict[str, Any] = json.loads(result)
-    assert one["steps"] == 12
-    [code], _, _ = finish(start(1, "command", "none", "0", *words(corpus, "name=undisturbed"), cwd=tmp_path))
-    assert code == 0
-    mixed, expected = losses(run), losses(tmp_path / "runs" / "undisturbed")
-    assert mixed.keys() == expected.keys() == set(range(1, 13))
-    assert all(abs(mixed[step] - expected[step]) < 1e-5 for step in expected)
+    assert json.loads(result)["steps"] == 12
+    mixed = losses(run)
+    assert mixed.keys() == undisturbed.keys() == set(range(1, 13))
+    assert all(abs(mixed[step] - undisturbed[step]) < 1e-5 for step in undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +186,64 @@ def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> 
     assert [row["step"] for row in rows if row.get("train/loss", 0) is None] == [driver.FAULTY_STEP + 1]
     assert rows[-2]["skipped_steps"] == 1
     assert torch.isfinite(torch.tensor(json.loads(out[0])["validation"]["loss"]))
+
+
+@pytest.mark.faults
+def test_a_run_goes_on_in_any_number_of_processes_of_any_kind(corpus: Path, tmp_path: Path) -> None:
+    constant = ["schedule=constant", "trainer.max_steps=15"]
+    [code], _, said = finish(
+        start(1, "command", "none", "0", *words(corpus, *constant, "name=undisturbed"), cwd=tmp_path)
+    )
+    assert code == 0, said
+    stages = [
+        (1, 3, []),
+        (2, 6, ["parallel=fsdp"]),
+        (4, 9, ["parallel=tensor", "parallel.size=2"]),
+        (4, 12, ["parallel=hsdp", "parallel.shards=2"]),
+        (1, 15, []),
+    ]
+    for ranks, last, how in stages:
+        until = ["schedule=constant", f"trainer.max_steps={last}"]
+        codes, _, said = command(ranks, "none", corpus, tmp_path, *how, *until)
+        assert codes == [0] * ranks, said
+    mixed, expected = losses(tmp_path / "runs" / "one"), losses(tmp_path / "runs" / "undisturbed")
+    assert mixed.keys() == expected.keys() == set(range(1, 16))
+    assert all(abs(mixed[step] - expected[step]) < 1e-5 for step in expected)
+    ends = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in ("one", "undisturbed")]
+    assert abs(ends[0]["validation"]["loss"] - ends[1]["validation"]["loss"]) < 1e-5
+    assert ends[0]["parameters"] == ends[1]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["model=bigram", "parallel=ddp"], "counts, which one process does"),
+        (["model=gpt_nano", "optimizer=muon", "parallel=fsdp"], "Muon needs whole parameters, but FSDP gives"),
+        (["model=mlp", "parallel=tensor"], "cuts gpt and llama without experts or alibi, not this MLP"),
+        (["model=gpt", "model.positions=alibi", "parallel=tensor"], "not this GPT; try parallel=fsdp"),
+        (["model=gpt_nano", "parallel=ddp"], "torchrun --nproc-per-node=2 -m pretrain train"),
+        (["model=gpt_nano", "parallel.timeout_seconds=0", "parallel=ddp"], "timeout_seconds"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_one_line(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert cli.main(["train", *more]) == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_without_a_way_to_share_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match="there are 2 processes, but parallel=none"),
+        Single().joined(torch.device("cpu"), Stop()),
+    ):
+        pass

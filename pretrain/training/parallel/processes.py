@@ -9,24 +9,27 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from pretrain.errors import Interrupted, PretrainError, RankError, UsageError
 from pretrain.models.language_model import LanguageModel
 from pretrain.stopping import Stop
-from pretrain.training.parallel.single import in_precision, norm
+from pretrain.training.parallel.pieces import Share
+from pretrain.training.parallel.single import in_precision, norm, taken
 
 ROLL_CALL = 3.0  # seconds in which ranks whose connections broke tell each other that they are there
+TOGETHER = 2**23  # numbers of gradients that are summed in one exchange
 POLL = 0.1  # seconds between two looks at whether rank 0 is through
-FORWARDED = 2.0  # seconds in which a second signal is the first one once more: a launcher sends on what a terminal sent
+FORWARDED = 5.0  # seconds in which a second signal is the first one once more: a launcher sends on what a terminal sent
 _JOINED = itertools.count()  # how often processes have joined: each time they write to a part of the store of its own
 HERE, FAILED, FAILURES = "here", "failed", "failures"  # names in the store
 
@@ -44,10 +47,12 @@ class Processes:
 
     rank = data_rank = 0
     ranks = data_ranks = 1
+    share = Share(0, 1, {})
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
         self._turns = 0
+        self._data_group: dist.ProcessGroup | None = None  # of ranks with other parts of the batch; None: all
         self._own_stop = Stop()
 
     @contextmanager
@@ -92,11 +97,11 @@ class Processes:
         return float(box)
 
     def sum(self, numbers: Tensor) -> Tensor:
-        dist.all_reduce(numbers)
+        dist.all_reduce(numbers, group=self._data_group)
         return numbers
 
     def prepare(self, model: LanguageModel, dtype: torch.dtype) -> None:
-        pass
+        self.share = Share(0, 1, {}, writes=self.rank == 0)
 
     def working(self, model: LanguageModel, dtype: torch.dtype) -> LanguageModel:
         return in_precision(model, dtype)
@@ -104,12 +109,33 @@ class Processes:
     def parameters(self, model: LanguageModel) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
+    def parameter_count(self, model: LanguageModel) -> int:
+        return model.parameter_count()
+
+    def weights(self, model: LanguageModel) -> dict[str, Tensor]:
+        return dict(model.state_dict())
+
+    def load(self, model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
+        own = self.share.own(weights)
+        for name, parameter in self.parameters(model).items():
+            parameter.copy_(own[name])
+
+    def gradients(self, weights: Iterable[nn.Parameter]) -> list[Tensor]:
+        return taken(weights)
+
+    def reduce(self, gradients: list[Tensor]) -> None:
+        for bucket in _buckets(gradients):
+            joined = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(joined, group=self._data_group)
+            parts = torch.split(joined, [gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(to) for part, to in zip(parts, bucket, strict=True)])
+
     def norm(self, gradients: list[Tensor]) -> Tensor:
         return norm(gradients)
 
     def rows(self, own: Tensor) -> Tensor:
         parts = [torch.empty_like(own) for _ in range(self.data_ranks)]
-        dist.all_gather(parts, own.contiguous())
+        dist.all_gather(parts, own.contiguous(), group=self._data_group)
         return torch.cat(parts)
 
     def _largest(self, number: int) -> int:
@@ -121,8 +147,7 @@ class Processes:
         timeout = timedelta(seconds=self.timeout_seconds)
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        store, _, _ = next(iter(rendezvous("env://", self.rank, self.ranks, timeout=timeout)))
-        store = PrefixStore(f"pretrain/{next(_JOINED)}", store)
+        store = PrefixStore(f"pretrain/{next(_JOINED)}", _meeting_point(self.rank, self.ranks, self.timeout_seconds))
         self._store = PrefixStore("ranks", store)
         self._store.set(f"{HERE}/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
         # What lies in the machine's own memory, such as the wish to stop, never waits for a GPU.
@@ -177,6 +202,14 @@ class Processes:
         return found
 
 
+@cache
+def _meeting_point(rank: int, ranks: int, timeout_seconds: float) -> Store:
+    """The store at MASTER_ADDR:MASTER_PORT, which lives as long as the processes."""
+    store: Store
+    store, _, _ = next(iter(rendezvous("env://", rank, ranks, timeout=timedelta(seconds=timeout_seconds))))
+    return store
+
+
 class _OtherRank(PretrainError):
     """Another rank has failed; the store knows which."""
 
@@ -192,6 +225,18 @@ class _CommonStop(Stop):
         if number := self._largest(self._own.signal or 0):
             self.signal = signal.Signals(number)
         super().check()
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in order, as many at a time as hold TOGETHER numbers at least."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(other.numel() for other in bucket) >= TOGETHER:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
 
 
 def _broken(error: Exception) -> bool:

@@ -2,16 +2,17 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.language_model import LanguageModel
 from pretrain.stopping import Stop
+from pretrain.training.parallel.pieces import Share
 
 
 class Parallel(Protocol):
@@ -22,12 +23,14 @@ class Parallel(Protocol):
     Attributes:
         rank, ranks: this process, from 0 on, and how many there are.
         data_rank, data_ranks: which part of every batch this process reads, and of how many.
+        share: of the tensors, what this process holds and writes; known once a model is prepared.
     """
 
     rank: int
     ranks: int
     data_rank: int
     data_ranks: int
+    share: Share
 
     def joined(self, device: torch.device, stop: Stop) -> AbstractContextManager[None]:
         """Be one of the ranks. An error in the block ends the other ranks too; they name this one."""
@@ -61,6 +64,22 @@ class Parallel(Protocol):
         """By name, the part of each parameter that this rank moves."""
         ...
 
+    def parameter_count(self, model: LanguageModel) -> int:
+        """Elements of all parameters of the whole model, a shared one counted once."""
+        ...
+
+    def weights(self, model: LanguageModel) -> dict[str, Tensor]:
+        """By name, what this rank saves of the model."""
+        ...
+
+    def load(self, model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
+        """Bring the prepared `model` to whole `weights`."""
+        ...
+
+    def gradients(self, weights: Iterable[nn.Parameter]) -> list[Tensor]:
+        """Take the gradients, in fp32, of the part of each of `weights` that this rank moves; zeros for none."""
+        ...
+
     def reduce(self, gradients: list[Tensor]) -> None:
         """Make the gradients of this rank's rows those of the whole batch, in place."""
         ...
@@ -79,6 +98,7 @@ class Single:
 
     rank = data_rank = 0
     ranks = data_ranks = 1
+    share = Share(0, 1, {})
 
     @contextmanager
     def joined(self, device: torch.device, stop: Stop) -> Iterator[None]:
@@ -107,6 +127,18 @@ class Single:
     def parameters(self, model: LanguageModel) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
+    def parameter_count(self, model: LanguageModel) -> int:
+        return model.parameter_count()
+
+    def weights(self, model: LanguageModel) -> dict[str, Tensor]:
+        return dict(model.state_dict())
+
+    def load(self, model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
+        model.load_weights(weights)
+
+    def gradients(self, weights: Iterable[nn.Parameter]) -> list[Tensor]:
+        return taken(weights)
+
     def reduce(self, gradients: list[Tensor]) -> None:
         pass
 
@@ -120,6 +152,15 @@ class Single:
 def in_precision(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     """`model`, whose parameters are fp32, or a copy of it in another `dtype`."""
     return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+
+
+def taken(weights: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients of `weights` in fp32, zeros for none; the weights are left without."""
+    found = []
+    for weight in weights:
+        found.append(torch.zeros_like(weight, dtype=torch.float32) if weight.grad is None else weight.grad.float())
+        weight.grad = None
+    return found
 
 
 def norm(tensors: list[Tensor]) -> Tensor:
