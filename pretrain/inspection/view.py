@@ -124,7 +124,32 @@ class Curves:
     lines: Mapping[str, Sequence[float]]
 
 
-Picture = HeatMap | Page | Points | Curves
+@dataclass(frozen=True)
+class Group:
+    """Rows of bars that belong together.
+
+    Attributes:
+        rows: N labels.
+        values: (N, columns), shares between 0 and 1.
+        marked: the row that stands out, or None.
+    """
+
+    title: str
+    rows: Sequence[str]
+    values: np.ndarray
+    marked: int | None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Shares as bars: a column a name, and groups of rows below each other."""
+
+    title: str
+    columns: Sequence[str]
+    groups: Sequence[Group]
+
+
+Picture = HeatMap | Page | Points | Curves | Bars
 
 
 class View(Protocol):

@@ -36,7 +36,8 @@ class Attend(nn.Module):
                 keys that it may not see. None: as `causal` says.
         """
         dropout = self.dropout if self.training else 0.0
-        if query.device.type == "cpu" and key.shape[2] <= EXPLICIT_UP_TO:
+        # A single query, as in sampling, is for the kernel at any length.
+        if query.device.type == "cpu" and key.shape[2] <= EXPLICIT_UP_TO and query.shape[2] > 1:
             weights = F.dropout(self.weights(query, key, mask), dropout)  # (B, H, T, S)
             return weights @ _for_each_head(value, query.shape[1])
         length, total = query.shape[2], key.shape[2]

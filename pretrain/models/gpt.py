@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend, causal_mask
 from pretrain.models.experts import Experts, balanced
+from pretrain.models.gpt_step import Weights, one_token, weights_of
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 from pretrain.models.positions import alibi_mask, alibi_slopes, rotary_angles, rotate, sinusoids
@@ -68,7 +69,8 @@ class GPT(LanguageModel):
             Block(layer, n_embd, n_head, dropout, n_expert, n_active) for layer in range(n_layer)
         )
         self.norm = nn.LayerNorm(n_embd)
-        self.n_head, self.head_width = n_head, n_embd // n_head
+        self.n_head, self.head_width, self.n_expert = n_head, n_embd // n_head, n_expert
+        self._step: Weights | None = None  # of a text that is being written, see next_logits
         self._initialise()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -93,10 +95,23 @@ class GPT(LanguageModel):
 
         Where a row outgrows context_length, the last half of it is read again as if the row began there.
         """
+        if state is None:
+            self._step = self._weights()
+        elif self._step is not None and tokens.shape[1] == 1 and not torch.is_grad_enabled():
+            known = one_token(self._step, tokens, state, self.n_head)
+            if known is not None:
+                return known
         state, tokens, lengths = within_context(state, tokens, lengths, self.context_length)
         cache = KeyValueCache(state, tokens, lengths, len(self.blocks), self.context_length)
         last = cache.last(self._hidden(tokens, cache))  # (B, C)
         return last @ self.token_embedding.weight.T, cache.grown()
+
+    def _weights(self) -> Weights | None:
+        """For one_token, where it computes what this model does."""
+        whole = type(self.token_embedding.weight) is nn.Parameter  # what lies on several devices needs its modules
+        if self.position_embedding is None or self.n_expert or self.training or not whole:
+            return None
+        return weights_of(self.token_embedding, self.position_embedding, self.blocks, self.norm)
 
     def _hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, documents: Tensor | None = None) -> Tensor:
         """The last layer's output (B, T, C).

@@ -32,22 +32,26 @@ class KeyValueCache:
         self.past = state["lengths"] if state else torch.zeros_like(lengths)  # (B,)
         self.lengths = self.past + lengths
         self.state = state
-        # Where all rows end at the same place, slices do.
-        longest = int(self.past.max())
-        self.even = bool((self.past == longest).all()) and bool((lengths == self.new).all())
+        # Where all rows end at the same place, slices do. Plain numbers tell faster than tensors would.
+        ends = state["lengths"].tolist() if state else [0]
+        longest = max(ends)
+        self.even = min(ends) == longest and min(lengths.tolist()) == self.new
         self.total = longest + self.new
         room = FIRST_ROOM
         while room < self.total:
             room *= 2
         self.room = room if most is None else max(min(room, most), self.total)
-        self.positions = self.past[:, None] + torch.arange(self.new, device=tokens.device)  # (B, T)
         if self.even:
-            self.positions = self.positions[:1]  # (1, T)
+            self.positions = torch.arange(longest, self.total, device=tokens.device)[None]  # (1, T)
+        else:
+            self.positions = self.past[:, None] + torch.arange(self.new, device=tokens.device)  # (B, T)
         self.tokens = self._widened(state["tokens"] if state else None, tokens, 1)
         self._write(self.tokens, tokens, 1)
         self.keys: Tensor | None = None  # (B, L, G, R, D), made with the first layer's
         self.values: Tensor | None = None
         self.outputs: Tensor | None = None  # (B, T, C), the last layer's
+        self._known: tuple[Tensor, ...] = ()  # keys and values of all tokens so far, (B, L, G, S, D)
+        self._end: tuple[Tensor, ...] = ()  # those of the new ones, where all rows end at the same place
 
     def mask(self) -> Tensor | None:
         """(B, 1, T, S) bool, what each new token sees; None where that is what a causal Attend does anyway."""
@@ -66,10 +70,17 @@ class KeyValueCache:
             old = self.state or {}
             self.keys = self._widened(old.get("keys"), _layered(key, self.layers), 3)
             self.values = self._widened(old.get("values"), _layered(value, self.layers), 3)
-        keys, values = self.keys[:, layer], self.values[:, layer]  # (B, G, R, D)
-        self._write(keys, key, 2)
-        self._write(values, value, 2)
-        return keys[:, :, : self.total], values[:, :, : self.total]
+            # Cut for all layers at once, for each cut takes its time.
+            self._known = tuple(room.narrow(3, 0, self.total) for room in (self.keys, self.values))
+            self._end = tuple(known.narrow(3, self.total - self.new, self.new) for known in self._known)
+        keys, values = self._known[0].select(1, layer), self._known[1].select(1, layer)  # (B, G, S, D)
+        if self.even:
+            self._end[0].select(1, layer).copy_(key)
+            self._end[1].select(1, layer).copy_(value)
+        else:
+            self._write(keys, key, 2)
+            self._write(values, value, 2)
+        return keys, values
 
     def last(self, hidden: Tensor) -> Tensor:
         """(B, C): of the outputs (B, T, C) that of each row's last real token."""
@@ -123,6 +134,8 @@ def placed(
     """
     length = tokens.shape[1]
     if cache is not None:
+        if cache.even:
+            return cache.positions, None
         return cache.positions.clamp(max=context_length - 1), cache.mask()  # padding may stand behind the last place
     if length > context_length:
         raise ConfigError(
@@ -142,10 +155,11 @@ def within_context(
     Then all rows are read again: the last half context of those that are too long (all new tokens that fit, at least),
     as if the row began there, and the others whole. So a row does not depend on the rows beside it.
     """
+    ends = state["lengths"].tolist() if state else [0] * len(lengths)
+    if max(end + new for end, new in zip(ends, lengths.tolist(), strict=True)) <= most:
+        return state, tokens, lengths
     past = state["lengths"] if state else torch.zeros_like(lengths)
     total = past + lengths
-    if int(total.max()) <= most:
-        return state, tokens, lengths
     joined = torch.cat([state["tokens"], tokens], dim=1) if state else tokens
     if state:
         width = state["tokens"].shape[1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pretrain.inspection.view import Curves, HeatMap, Page, Picture, Points
+from pretrain.inspection.view import Bars, Curves, HeatMap, Page, Picture, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +150,42 @@ def _curves(figure: "Figure", picture: Curves) -> None:
     axes.legend()
 
 
-_FORMS: dict[type, Callable[..., None]] = {HeatMap: _heat_map, Page: _page, Points: _points, Curves: _curves}
+def _bars(figure: "Figure", picture: Bars) -> None:
+    height = sum(len(group.rows) + 1.6 for group in picture.groups)
+    figure.set_size_inches(1.5 * len(picture.columns) + 1.6, 0.2 * height + 0.9)
+    axes = figure.subplots()
+    columns = 1.15 * np.arange(len(picture.columns))  # where each begins; a bar of 1 is one wide
+    top = 0.0
+    places: list[float] = []
+    labels: list[str] = []
+    for group in picture.groups:
+        axes.text(0, top, _plain(group.title), fontsize=8, va="center")
+        rows = top + 1 + np.arange(len(group.rows))
+        colours = [COLOURS[1] if row == group.marked else COLOURS[0] for row in range(len(group.rows))]
+        for begin, values in zip(columns, group.values.T, strict=True):
+            axes.barh(rows, values, left=begin, height=0.8, color=colours)
+        axes.vlines(columns, top + 0.5, rows[-1] + 0.5, color=GREY, linewidth=0.6)
+        places += rows.tolist()
+        labels += group.rows
+        top = rows[-1] + 1.6
+    axes.set_yticks(places, [_plain(label) for label in labels])
+    axes.set_ylim(top - 0.8, -0.8)
+    axes.set_xticks(columns + 0.5, [_plain(name) for name in picture.columns])
+    axes.xaxis.tick_top()
+    axes.set_xlim(-0.02, columns[-1] + 1)
+    axes.tick_params(length=0, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(_plain(picture.title), loc="left")
+
+
+_FORMS: dict[type, Callable[..., None]] = {
+    HeatMap: _heat_map,
+    Page: _page,
+    Points: _points,
+    Curves: _curves,
+    Bars: _bars,
+}
 
 
 def _cells(axes: "Axes", picture: HeatMap) -> Any:

@@ -4,6 +4,7 @@
 """
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -174,25 +175,21 @@ def smallest_set(logits: Tensor, order: Tensor, p: float) -> Tensor:
 
     One token is left at least. Of equals the first comes first.
     """
-    total = logits.double().logsumexp(dim=1, keepdim=True)
+    probabilities = logits.softmax(dim=1, dtype=torch.float64)
     if logits.shape[1] > LIKELIEST:  # sorting fifty thousand would take milliseconds
         some, ids = order.topk(LIKELIEST, dim=1)
         ids = ids.sort(dim=1)[0]
         ids = ids.gather(1, order.gather(1, ids).sort(dim=1, descending=True, stable=True)[1])
-        inside = _inside(logits.gather(1, ids), total, p)
+        outside = _outside(probabilities.gather(1, ids), p)
         # The last of them may have equals that are not among them.
-        if bool((inside & (order.gather(1, ids) <= some[:, -1:])).any()):
-            ids = order.sort(dim=1, descending=True, stable=True)[1]
-    else:
-        ids = order.sort(dim=1, descending=True, stable=True)[1]
-    kept = logits.gather(1, ids)
-    kept = kept.masked_fill(~_inside(kept, total, p), -torch.inf)
-    return torch.full_like(logits, -torch.inf).scatter_(1, ids, kept)
+        if bool((outside | (order.gather(1, ids) > some[:, -1:])).all()):
+            left_out = torch.ones_like(logits, dtype=torch.bool).scatter_(1, ids, outside)
+            return logits.masked_fill(left_out, -torch.inf)
+    ids = order.sort(dim=1, descending=True, stable=True)[1]
+    outside = _outside(probabilities.gather(1, ids), p)
+    return logits.masked_fill(torch.empty_like(outside).scatter_(1, ids, outside), -torch.inf)
 
 
-def _inside(logits: Tensor, total: Tensor, p: float) -> Tensor:
-    """(B, N) bool: of tokens in their order, with `logits` (B, N), those before which the probability is below p."""
-    probabilities = (logits - total).exp()
-    inside = probabilities.cumsum(dim=1) - probabilities < p
-    inside[:, 0] = True
-    return inside
+def _outside(probabilities: Tensor, p: float) -> Tensor:
+    """(B, N) bool: of tokens in their order those before which the probability is p or more; never the first."""
+    return probabilities.cumsum(dim=1) - probabilities >= max(p, sys.float_info.min)

@@ -15,7 +15,7 @@ from pretrain.models.language_model import State
 from pretrain.sampling.search import Continuation, Ended, Task, refuse_unusable, scores_of
 
 AT_ONCE = 64  # random numbers that a row's generator draws at a time
-BELOW_ONE = 1 - 2**-50  # so that a number below 1 times a total stays below the total
+BELOW_ONE = 1 - 1e-9  # so that a number stays below a sum of probabilities, whatever its rounding
 
 
 class Draws:
@@ -40,7 +40,7 @@ class Draws:
         self.steps = 0
         self.seen: Tensor | None = None
         self.generators = [torch.Generator().manual_seed(seed) for seed in _seeds(task)] if random else []
-        self.uniforms = torch.empty(0)  # (AT_ONCE, R)
+        self.uniforms = torch.empty(0)  # (AT_ONCE, R, 1)
 
     def step(self, logits: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
         """See Search."""
@@ -51,11 +51,12 @@ class Draws:
         logits = scores_of(logits)
         if self.remembers and self.seen is None:
             self.seen = self._in_prompts(logits)
-        tokens = self._chosen(self.change(logits, self.seen))  # (R,)
+        chosen = self._chosen(self.change(logits, self.seen))  # (R, 1)
         if self.seen is not None:
-            self.seen.scatter_(1, tokens[:, None], True)
-        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
-        self._keep(tokens.tolist(), logprobs.tolist(), logits)
+            self.seen.scatter_(1, chosen, True)
+        logprobs = logits.log_softmax(1).gather(1, chosen)
+        tokens = chosen.view(-1)
+        self._keep(tokens.tolist(), logprobs.view(-1).tolist(), logits)
         self.steps += 1
         left = [place for place, text in enumerate(self.rows) if self.ended[text] is None]
         self.over = not left or self.steps == self.task.max_tokens
@@ -71,13 +72,13 @@ class Draws:
         ]
 
     def _chosen(self, logits: Tensor) -> Tensor:
-        """One id a row (R,)."""
+        """One id a row (R, 1)."""
         if not self.generators:
-            return logits.argmax(dim=1)
+            return logits.argmax(dim=1, keepdim=True)
         place = self.steps % AT_ONCE
         if place == 0:
             drawn = [torch.rand(AT_ONCE, generator=own, dtype=torch.float64) for own in self.generators]
-            self.uniforms = torch.stack(drawn, dim=1).mul_(BELOW_ONE).to(logits.device)
+            self.uniforms = torch.stack(drawn, dim=1).mul_(BELOW_ONE)[:, :, None].to(logits.device)
         return drawn_by(self.uniforms[place], logits)
 
     def _keep(self, tokens: list[int], logprobs: list[float], logits: Tensor) -> None:
@@ -85,7 +86,7 @@ class Draws:
         for row, (text, token, logprob) in enumerate(zip(self.rows, tokens, logprobs, strict=True)):
             if self.ended[text] is not None:
                 continue
-            if not math.isfinite(logprob):  # as is the sum over all ids, if one is NaN or infinite or all are -inf
+            if not math.isfinite(logprob):  # as for all ids, if one's logit is NaN or infinite or all are -inf
                 refuse_unusable(logits[row, None])
             self.logprobs[text].append(logprob)
             if token == self.task.end_of_text:
@@ -118,9 +119,13 @@ class Draws:
 
 
 def drawn_by(uniforms: Tensor, logits: Tensor) -> Tensor:
-    """One id a row (R,), by looking `uniforms` (R,), below 1, up in the cumulated probabilities of `logits` (R, V)."""
+    """One id a row (R, 1), by looking `uniforms` (R, 1) up in the cumulated probabilities of `logits` (R, V).
+
+    Args:
+        uniforms: float64, from 0 on and not above BELOW_ONE.
+    """
     cumulated = logits.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)
-    places = torch.searchsorted(cumulated, uniforms[:, None] * cumulated[:, -1:], right=True)[:, 0]
+    places = torch.searchsorted(cumulated, uniforms, right=True)
     return places.clamp_(max=logits.shape[1] - 1)  # NaN is behind all, and refused by who looks at the logits
 
 

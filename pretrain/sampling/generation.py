@@ -82,6 +82,7 @@ def _written(model: LanguageModel, task: Task, decoding: Decoding, device: torch
     """The loop: read, let the search choose, go on with what it has chosen."""
     search = decoding.begin(task)
     new, lengths = _padded(task.prompts, device)
+    ones = torch.ones(0, dtype=torch.int64, device=device)
     state = None
     while not search.over:
         logits, state = model.next_logits(new, lengths, state)
@@ -89,7 +90,9 @@ def _written(model: LanguageModel, task: Task, decoding: Decoding, device: torch
         if parents is not None:
             state = {name: tensor[parents] for name, tensor in state.items()}
         new = tokens.to(device)[:, None]
-        lengths = torch.ones(len(new), dtype=torch.int64, device=device)
+        if len(ones) != len(new):
+            ones = torch.ones(len(new), dtype=torch.int64, device=device)
+        lengths = ones
     return search.continuations()
 
 

@@ -20,7 +20,9 @@ def test_without_matplotlib_the_result_is_shown_and_one_line_says_what_to_instal
     assert not (tmp_path / "asked").exists()
 
 
-@pytest.mark.parametrize("view", ["parameters", "attention", "embeddings", "logits", "tokenizer", "ngram", "scaling"])
+@pytest.mark.parametrize(
+    "view", ["parameters", "attention", "embeddings", "logits", "tokenizer", "ngram", "scaling", "decoding"]
+)
 def test_every_view_prints_tables(view: str, runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"scaling": ["view.max_width=4"], "attention": ["view.max_tokens=4"], "embeddings": ["view.frequent=5"]}
     words = [f"runs_dir={runs}", "run=gpt", "threads=1", *small.get(view, [])]
