@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pretrain.commands.data import Prepared, prepare
 from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
+from pretrain.commands.sizing import first_micro_batch, tokens_at_peak
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
@@ -74,7 +76,7 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
         checkpoint = checkpoints.newest(warn)
         if checkpoint:
             refuse_changes(settings, manifest["key"], folder)
-        state = checkpoint.state if checkpoint else _first_state(settings, device)
+        state = checkpoint.state if checkpoint else _first_state(settings, device, manifest["vocab_size"], objective)
         state.threads = torch.get_num_threads()
         update = _update(settings, manifest, batches, state, checkpoint, device, stop)
         limits = _limits(settings, batches, update)
@@ -147,9 +149,11 @@ def sweep_folder(settings: dict[str, Any], overrides: list[str]) -> Path:
     return folder
 
 
-def _first_state(settings: TrainConfig, device: torch.device) -> TrainingState:
+def _first_state(settings: TrainConfig, device: torch.device, vocab_size: int, objective: Objective) -> TrainingState:
     precision = chosen_precision(settings.precision, device)
-    return TrainingState(precision, settings.micro_batch, torch.get_num_threads())
+    make_model = partial(build_model, settings.model, vocab_size, objective.special_ids)
+    micro_batch = first_micro_batch(settings, precision, device, make_model)
+    return TrainingState(precision, micro_batch, torch.get_num_threads())
 
 
 def _update(
@@ -281,6 +285,7 @@ def _train(
                 trackers=trackers,
                 show=show_row,
                 stop=stop,
+                tokens_at_peak=tokens_at_peak(update.model, state.precision, settings.sequence_length),
             )
     finally:
         for tracker in trackers:

@@ -63,6 +63,7 @@ def train(
     trackers: list[Tracker],
     show: Callable[[float, dict[str, Any]], None],
     stop: Stop,
+    tokens_at_peak: float | None = None,
 ) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
 
@@ -72,6 +73,7 @@ def train(
         restore: brings the model back to its last checkpoint, and returns its state; None where there is none yet.
         trackers: where a row of metrics goes.
         show: told the share of the run that is done, and each row of metrics.
+        tokens_at_peak: tokens a second if the device did nothing but the model's products at its peak; None: unknown.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
@@ -136,6 +138,7 @@ def train(
                     "lr": result.lr,
                     "grad_norm": result.grad_norm,
                     "tokens_per_second": round(result.tokens / seconds, 1),
+                    **({"mfu": round(result.tokens / seconds / tokens_at_peak, 4)} if tokens_at_peak else {}),
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
                     "spike": result.spike,
