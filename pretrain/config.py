@@ -232,6 +232,7 @@ class PlanSettings:
     ranks: Count
     memory_share: Annotated[float, Interval(gt=0, le=1)]
     disk_bytes: Count | None
+    dry_run: bool
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,12 @@ def trained(name: str, vocab_size: int, rows: int, steps: int, threads: int) -> 
         update = GradientUpdate(
             model, batches, optimizer, Constant(warmup_steps=0), torch.float32, rows, 0, Stop(), max_grad_norm=1.0
         )
-        Checkpoints(Path(folder)).prepare(dict(model.state_dict()), update.state())
+        checkpoints = Checkpoints(Path(folder))  # which has room for a copy of all tensors
+        checkpoints.prepare(dict(model.state_dict()), update.state())
         for step in range(steps):
             update.step(step, step, 0.0)
         status = _status()
+        checkpoints.wait()
     return {"before": before, "peak": status["VmHWM"] - status["RssFile"] - status["RssShmem"]}
 
 

@@ -1,5 +1,6 @@
 """`pretrain plan`: what a training takes, before it runs."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from pretrain.tracking.console import duration
 from pretrain.training.hardware import Hardware
 from pretrain.training.planning import (
     OPTIMAL_TOKENS_PER_PARAMETER,
+    Activations,
     Footprint,
     Layout,
     Memory,
@@ -43,7 +45,9 @@ def run(settings: PlanConfig) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     choices = HydraConfig.get().runtime.choices
     hardware: Hardware = build(settings.hardware)
-    layout = named_layout(choices["parallel"], settings.plan.ranks, settings.parallel or {})
+    # Configs of trainings that always keep activations do not name the setting.
+    activations: Activations = getattr(settings.trainer, "activation_checkpointing", "none")
+    layout = named_layout(choices["parallel"], settings.plan.ranks, settings.parallel or {}, activations)
     length = settings.sequence_length
     with hollow():
         model = _model(settings, length)
@@ -65,14 +69,20 @@ def run(settings: PlanConfig) -> dict[str, Any]:
         "parameters": {"total": of.parameters, "components": components(model)},
         "hardware": {"name": choices["hardware"], "memory_bytes": hardware.memory_bytes, "may_fill": room},
         "layout": {"ranks": layout.ranks, "replicas": layout.replicas, "shards": layout.shards}
-        | {"tensor": layout.tensor, "recomputed": layout.recomputed},
+        | {"tensor": layout.tensor, "activations": layout.activations},
         "precision": precision,
         "sequence_length": length,
         "micro_batch": {"planned": micro_batch, "largest": fitting, "rows": rows},
         "memory": {"moments": taken(micro_batch), "peak": most, "peak_at": moment, "fits": most <= room},
     }
     document |= _time(settings, model, of, layout, hardware, precision)
-    return document | {"checkpoints": _checkpoints(settings, of)}
+    document["checkpoints"] = _checkpoints(settings, of)
+    if settings.plan.dry_run:
+        # It brings PyTorch's compiler, which takes a second, and memory that is counted above.
+        from pretrain.training.dry_run import dry_run
+
+        document["dry_run"] = dry_run(partial(_model, settings, length), layout, DTYPES[precision])
+    return document
 
 
 def show(results: list[dict[str, Any]]) -> None:
@@ -167,6 +177,11 @@ def _show(document: dict[str, Any]) -> None:
         f"in {document['precision']}, with {size['planned']:,} x {document['sequence_length']:,} tokens at once"
     )
     show_table(title, ["part", *MOMENTS.values()], rows)
+    if "dry_run" in document:
+        ran = document["dry_run"]
+        rows = [[name, f"{of['times']:,}", byte_size(of["bytes"])] for name, of in ran["exchanges"].items()]
+        title = f"Dry run of one of {ranks:,} ranks, which keeps {ran['parameters']:,} parameters: a micro-batch"
+        show_table(title, ["exchange", "times", "in all"], rows)
     show_table("The run", ["", "tokens", "steps", "FLOPs", "time"], _runs(document))
     for line in _said(document):
         print(line)

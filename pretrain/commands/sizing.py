@@ -13,16 +13,25 @@ from pretrain.inspection.parameters import hollow
 from pretrain.models.language_model import LanguageModel
 from pretrain.tracking.console import warn
 from pretrain.training.hardware import Hardware, available_memory
-from pretrain.training.planning import Footprint, Layout, footprint, largest_micro_batch, memory, peak, training_flops
+from pretrain.training.planning import (
+    Activations,
+    Footprint,
+    Layout,
+    footprint,
+    largest_micro_batch,
+    memory,
+    peak,
+    training_flops,
+)
 from pretrain.training.precision import DTYPES
 
-# Replicas, shards and tensor-parallel ranks of the options of `parallel`; None: what is left of the ranks.
-LAYOUTS: dict[str, tuple[int | None, int | None, int | None]] = {
-    "none": (1, 1, 1),
-    "ddp": (None, 1, 1),
-    "fsdp": (1, None, 1),
-    "hsdp": (None, 8, 1),
-    "tensor": (1, None, 8),
+# What ranks are shared into by each option of `parallel`: the first that its settings leave open takes those left over.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "ddp": ("replicas",),
+    "fsdp": ("shards", "replicas"),
+    "hsdp": ("shards", "replicas"),
+    "tensor": ("tensor", "replicas"),
 }
 
 # Of a device's memory that `trainer.micro_batch=auto` may fill by the plan; on a CPU others need some, and holes grow.
@@ -95,21 +104,24 @@ def _options() -> dict[str, Part]:
     return parts
 
 
-def named_layout(option: str, ranks: int, settings: Mapping[str, Any]) -> Layout:
+def named_layout(option: str, ranks: int, settings: Mapping[str, Any], activations: Activations = "none") -> Layout:
     """The layout of `ranks` that an option of the group `parallel` means.
 
     Args:
-        settings: the option's, of which replicas, shards, tensor and recompute are looked at, where it has them.
+        settings: the option's, of which shards and size (of a tensor-parallel group) are looked at, where it has them.
+        activations: as in Layout.
 
     Raises:
         ConfigError: the ranks cannot be shared so.
     """
-    usual = dict(zip(("replicas", "shards", "tensor"), LAYOUTS[option], strict=True))
-    wanted: dict[str, int | None] = {name: settings.get(name) or size for name, size in usual.items()}
-    fixed = math.prod(size for size in wanted.values() if size)
-    rest = [name for name, size in wanted.items() if size is None]
-    if ranks % fixed or (not rest and ranks != fixed):
-        nearest = fixed * max(1, round(ranks / fixed)) if rest else fixed
+    kinds = LAYOUTS[option]
+    asked = {"shards": settings.get("shards"), "tensor": settings.get("size")}
+    sizes: dict[str, int] = {kind: size for kind, size in asked.items() if kind in kinds and size}
+    fixed = math.prod(sizes.values())
+    taker = next((kind for kind in kinds if kind not in sizes), None)
+    if ranks % fixed or (taker is None and ranks != fixed):
+        nearest = fixed * max(1, round(ranks / fixed)) if taker else fixed
         raise ConfigError(f"plan.ranks={ranks} cannot be shared by parallel={option}; try {nearest}")
-    sizes = {name: ranks // fixed if size is None else size for name, size in wanted.items()}
-    return Layout(**sizes, recomputed=bool(settings.get("recompute")))
+    if taker:
+        sizes[taker] = ranks // fixed
+    return Layout(sizes.get("replicas", 1), sizes.get("shards", 1), sizes.get("tensor", 1), activations)

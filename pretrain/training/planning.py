@@ -6,7 +6,7 @@ Shapes: N tokens of a micro-batch, C width, V ids, P parameters, L blocks.
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ HOLES = 0.18  # of what comes and goes in a step
 BUFFERS = 25_000_000  # bytes
 
 Memory = dict[str, dict[str, int]]  # moment to part to bytes
+Activations = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,16 @@ class Layout:
     Attributes:
         replicas: whole copies of the weights, each of which reads rows of its own.
         shards: ranks that part the weights, gradients and optimizer state of a copy, and read rows of their own.
-        tensor: ranks that compute each layer together, on the same rows: each has a part of its heads and hidden width.
-        recomputed: whether blocks are computed again in the backward pass, from what went into them.
+        tensor: ranks that compute each block together, on the same rows: each has a part of its heads and hidden width,
+            and all of what is outside blocks.
+        activations: what is computed again in the backward pass: none; selective: all of a block but the results of its
+            products; full: blocks, of which only what goes into them is kept.
     """
 
     replicas: int = 1
     shards: int = 1
     tensor: int = 1
-    recomputed: bool = False
+    activations: Activations = "none"
 
     @property
     def ranks(self) -> int:
@@ -69,7 +72,8 @@ class Footprint:
         blocks: L.
         block: parameters of the largest block; of a model without any, all.
         kept: numbers that the layers keep of each token for the backward pass.
-        whole: those of them that every rank of a tensor-parallel group holds.
+        products: those of them, and of what goes into blocks, that are kept where only products are.
+        whole: of `kept`, what every rank of a tensor-parallel group holds.
         weights: attention weights that are kept of each token where they are written out, on a CPU.
         widest: the most numbers that a layer makes of a token.
         fused: whether logits are made chunk by chunk (linear_cross_entropy).
@@ -86,6 +90,7 @@ class Footprint:
     blocks: int
     block: int
     kept: int
+    products: int
     whole: int
     weights: int
     widest: int
@@ -129,6 +134,9 @@ def footprint(model: LanguageModel, optimizer: Optimizer, length: int, n_head: i
         blocks=len(blocks),
         block=max((_count(block) for block in blocks), default=total),
         kept=kept,
+        products=sum(part.out_features for name, part in linear if name.startswith("blocks."))
+        + sum(part.in_features for name, part in linear if name.endswith("attention.output"))
+        + (len(blocks) * head.shape[1] if head is not None else 0),
         whole=min(whole, kept),
         weights=attention_weights_per_token(model, length, n_head) if length <= EXPLICIT_UP_TO else 0,
         widest=max((part.out_features for name, part in linear if name != "output"), default=0),
@@ -161,40 +169,44 @@ def memory(
         context: bytes that libraries and drivers take.
     """
     layout = layout or Layout()
-    parts = layout.shards * layout.tensor
-    own = -(-of.parameters // parts)  # parameters that this rank keeps
-    copies = (element != FP32) + of.averaged
+    own = kept_parameters(of, layout)
+    part = own / of.parameters
+    # Sharded weights are kept in fp32 alone, and gathered in the type of the products, in which they are copied else.
+    copies = (element != FP32 and layout.shards == 1) + of.averaged
     fixed = {
         "weights": FP32 * own + element * own * copies,
-        "optimizer": -(-of.optimizer // parts),
+        "optimizer": int(of.optimizer * part),
     }
     if device == "cpu":  # checkpoints are written from a copy, which otherwise lies in the machine's memory
-        fixed["checkpoint copy"] = checkpoint_bytes(of) // parts
-    head = of.head // layout.tensor
+        fixed["checkpoint copy"] = int(checkpoint_bytes(of) * part)
     # FSDP gathers a block while the next one computes, and the embedding and the output for all of the pass.
-    gathered = element * (2 * of.block + of.parameters - of.blocks * of.block) // layout.tensor
+    gathered = element * (2 * of.block // layout.tensor + of.parameters - of.blocks * of.block)
     gathered = gathered if layout.shards > 1 and of.blocks else 0
-    each = (of.whole + (of.kept - of.whole) // layout.tensor) * element
-    kept = tokens * (each // max(1, of.blocks) + of.blocks * of.width * element if layout.recomputed else each)
+    each = of.whole + (of.kept - of.whole) // layout.tensor  # numbers of a token
     if device == "cpu":
-        kept += tokens * FP32 * of.weights
+        each += of.weights
+    last = each // max(1, of.blocks)  # of one block, which is computed again
+    recomputed = {"none": each, "selective": of.products // layout.tensor + last, "full": of.blocks * of.width + last}
+    kept = tokens * element * min(each, recomputed[layout.activations])
     passing = 2 * tokens * of.widest // layout.tensor * element  # between the matrices of one layer
-    lasting = element * head * (2 if of.tied else 1)  # the embedding's gradient is made beside the output's
+    lasting = element * of.head * (2 if of.tied else 1)  # the embedding's gradient is made beside the output's
     moments = {
         "loss": {
             "gradients": FP32 * own,
             "activations": kept,
-            "logits": max(_logits(of, tokens, element, device, layout.tensor), element * head + passing),
+            "logits": max(_logits(of, tokens, element, device), element * of.head + passing),
             "gathered weights": gathered,
         },
         "backward": {
-            "gradients": (FP32 + element) * own + (lasting if parts == 1 else element * (of.block // layout.tensor)),
-            "activations": kept // max(1, of.blocks) + passing,
+            "gradients": (2 * FP32 * own + element * of.block // layout.tensor)
+            if layout.shards > 1  # which are summed over the ranks in fp32, a block at a time
+            else (FP32 + element) * own + lasting,
+            "activations": tokens * element * last + passing,
             "logits": 0,
             "gathered weights": gathered,
         },
         "update": {
-            "gradients": FP32 * own + of.scratch // parts,
+            "gradients": FP32 * own + int(of.scratch * part),
             "activations": 0,
             "logits": 0,
             "gathered weights": 0,
@@ -214,7 +226,13 @@ def peak(found: Memory) -> tuple[str, int]:
     return moment, totals[moment]
 
 
-def _logits(of: Footprint, tokens: int, element: int, device: str, tensor: int) -> int:
+def kept_parameters(of: Footprint, layout: Layout) -> int:
+    """Parameters whose values, gradients and optimizer state one rank keeps."""
+    blocks = of.blocks * of.block
+    return -(-(-(-blocks // layout.tensor) + of.parameters - blocks) // layout.shards)
+
+
+def _logits(of: Footprint, tokens: int, element: int, device: str) -> int:
     """Bytes of logits and of the output's gradients in their backward pass."""
     numbers = tokens * of.vocab_size
     if not of.fused:
@@ -226,7 +244,7 @@ def _logits(of: Footprint, tokens: int, element: int, device: str, tensor: int) 
     # Beside those kept: the logits made again, their gradient, and both once more in the type of the products.
     chunks = chunk * (FP32 + (0 if kept else FP32) + (2 * element if element != FP32 else 0))
     weights = (FP32 + element) * of.head  # the gradient of the weights, and what a chunk adds to it
-    return (kept + chunks + weights) // tensor + element * tokens * of.width
+    return kept + chunks + weights + element * tokens * of.width
 
 
 def checkpoint_bytes(of: Footprint) -> int:
@@ -252,7 +270,7 @@ def step_seconds(
     layout = layout or Layout()
     # The gradients are read; weights and optimizer state are read and written.
     moved = FP32 * of.parameters + 2 * checkpoint_bytes(of)
-    return flops / (layout.ranks * speed), moved / (layout.shards * layout.tensor) / bandwidth
+    return flops / (layout.ranks * speed), moved * kept_parameters(of, layout) / of.parameters / bandwidth
 
 
 def largest_micro_batch(rows: int, fits: Callable[[int], bool]) -> int | None:

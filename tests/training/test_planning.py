@@ -1,6 +1,7 @@
 """What a plan tells of memory, against tensors that are counted; and what must hold of any plan."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pretrain.errors import ConfigError
 from pretrain.inspection.parameters import hollow
 from pretrain.models.language_model import LanguageModel
 from pretrain.stopping import Stop
+from pretrain.training.dry_run import dry_run
 from pretrain.training.hardware import Hardware, available_memory
 from pretrain.training.planning import (
     Footprint,
@@ -111,8 +113,9 @@ def test_weights_gradients_and_optimizer_are_counted_by_their_bytes(gpt: Footpri
 def test_more_tokens_take_more_and_recomputing_takes_less(gpt: Footprint) -> None:
     sizes = [peak(memory(gpt, tokens, 2, "cuda"))[1] for tokens in (1000, 2000, 4000, 100_000)]
     assert sizes == sorted(set(sizes))
-    again = memory(gpt, 100_000, 2, "cuda", Layout(recomputed=True))["loss"]["activations"]
-    assert again < memory(gpt, 100_000, 2, "cuda")["loss"]["activations"] / 2
+    selective = memory(gpt, 100_000, 2, "cuda", Layout(activations="selective"))["loss"]["activations"]
+    again = memory(gpt, 100_000, 2, "cuda", Layout(activations="full"))["loss"]["activations"]
+    assert again < selective < memory(gpt, 100_000, 2, "cuda")["loss"]["activations"]
 
 
 def test_shards_part_what_replicas_repeat(gpt: Footprint) -> None:
@@ -121,11 +124,13 @@ def test_shards_part_what_replicas_repeat(gpt: Footprint) -> None:
     )
     assert copies == alone
     for part in ("weights", "gradients", "optimizer"):
-        assert parted[part] == pytest.approx(alone[part] / 4, rel=1e-3)
+        whole = 4 * gpt.parameters if part == "weights" else alone[part]  # no copy in bf16 stays
+        assert parted[part] == pytest.approx(whole / 4, rel=1e-3)
     together = memory(gpt, LENGTH, 2, "cuda", Layout(tensor=2))["loss"]
-    whole = memory(gpt, LENGTH, 2, "cuda")["loss"]
-    assert whole["activations"] / 2 < together["activations"] < whole["activations"]
-    assert together["weights"] == pytest.approx(whole["weights"] / 2, rel=1e-3)
+    single = memory(gpt, LENGTH, 2, "cuda")["loss"]
+    assert single["activations"] / 2 < together["activations"] < single["activations"]
+    blocks = gpt.blocks * gpt.block
+    assert together["weights"] == 6 * (gpt.parameters - blocks + blocks // 2)
 
 
 def test_the_largest_micro_batch_fits_and_divides() -> None:
@@ -150,15 +155,16 @@ def test_a_layout_uses_every_rank_or_is_refused() -> None:
         ("fsdp", 1024, {}),
         ("hsdp", 64, {}),
         ("hsdp", 12, {"shards": 4}),
-        ("tensor", 64, {"tensor": 4, "recompute": True}),
+        ("tensor", 64, {"size": 4}),
     ):
-        layout = named_layout(option, ranks, settings)
-        assert layout.ranks == ranks
-        assert layout.recomputed == settings.get("recompute", False)
-    assert named_layout("hsdp", 12, {"shards": 4}) == Layout(replicas=3, shards=4)
-    for option, ranks in (("none", 2), ("hsdp", 12), ("tensor", 4)):
+        assert named_layout(option, ranks, settings).ranks == ranks
+    assert named_layout("hsdp", 12, {"shards": 4}) == named_layout("fsdp", 12, {"shards": 4}) == Layout(3, 4)
+    assert named_layout("fsdp", 12, {"shards": None}, "full") == Layout(shards=12, activations="full")
+    assert named_layout("tensor", 8, {}) == Layout(tensor=8)
+    assert named_layout("tensor", 8, {"size": 2}) == Layout(replicas=4, tensor=2)
+    for option, ranks, settings in (("none", 2, {}), ("hsdp", 12, {"shards": 8}), ("tensor", 6, {"size": 4})):
         with pytest.raises(ConfigError, match="cannot be shared"):
-            named_layout(option, ranks, {})
+            named_layout(option, ranks, settings)
 
 
 def test_every_gpu_is_known_by_names_of_its_own() -> None:
@@ -191,5 +197,24 @@ def test_the_largest_presets_are_planned_without_their_memory() -> None:
     of = footprint_of(settings_of("llama3_70b"), 8192, 128_256)
     assert of.parameters == 70_553_706_496
     assert of.blocks * of.block < of.parameters < of.blocks * of.block + 3 * of.head
-    moments = memory(of, 8192, 2, "cuda", Layout(shards=64, recomputed=True))
+    moments = memory(of, 8192, 2, "cuda", Layout(shards=64, activations="full"))
     assert sum(moments["update"].values()) < 80e9 < peak(memory(of, 8192, 2, "cuda"))[1]
+
+
+def test_a_dry_run_of_a_thousand_ranks_keeps_what_the_plan_tells() -> None:
+    part = config.Part(settings_of("gpt_nano", *SMALL)["model"])
+    of = footprint_of(settings_of("gpt_nano", *SMALL), vocab_size=4096)
+    make_model = partial(config.build, part, vocab_size=4096)
+    ran = dry_run(make_model, Layout(replicas=128, shards=8), torch.bfloat16)
+    assert ran["parameters"] == ran["gradients"] == of.parameters // 8
+    # All weights are gathered in bf16, blocks once more for the backward pass, and gradients reduced in fp32.
+    assert ran["exchanges"]["allgather_base"]["bytes"] == 2 * (of.parameters + of.blocks * of.block)
+    assert ran["exchanges"]["reduce_scatter_base"]["bytes"] == 4 * of.parameters
+    assert ran["exchanges"]["allreduce"]["bytes"] == 4 * of.parameters // 8
+    copies = dry_run(make_model, Layout(replicas=1024), torch.bfloat16)
+    assert copies["parameters"] == of.parameters
+    with pytest.raises(ConfigError, match="parallel=fsdp"):
+        dry_run(make_model, Layout(tensor=2), torch.bfloat16)
+    experts = config.Part(settings_of("gpt_nano", *SMALL, "model.n_expert=4")["model"])
+    with pytest.raises(ConfigError, match="depends on its tokens"):
+        dry_run(partial(config.build, experts, vocab_size=64), Layout(shards=2), torch.bfloat16)
