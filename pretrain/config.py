@@ -7,31 +7,28 @@ mapping with a `_target_`; what it may hold is the signature of that target.
 import dataclasses
 import importlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
 from pretrain.errors import ConfigError
+from pretrain.schema import SHARES as SHARES
+from pretrain.schema import Part as Part
+from pretrain.schema import Source as Source
+from pretrain.schema import check as check
 from pretrain.schema import configs_dir as configs_dir
+from pretrain.schema import keys as keys
 from pretrain.schema import (
-    described,
-    fits,
     refuse_evaluation,
-    refuse_non_multiple,
     refuse_objective,
-    refuse_other_names,
     refuse_parallel,
     refuse_sampling,
-    shown,
+    refuse_uneven_batch,
     signature,
-    suggestion,
     targets_in,
 )
-
-Part = NewType("Part", dict[str, Any])  # a mapping with `_target_`; {} where none is chosen
-Source = NewType("Source", Part)  # one that may hold SHARES as well
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -42,9 +39,6 @@ Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 NEXT_TOKEN = "pretrain.data.objectives.NextToken"  # what runs learned by before there was a choice
 ONE_PROCESS = "pretrain.training.parallel.single.Single"  # likewise, how they ran
-
-# What every source may hold besides the settings of its target: how much of the training tokens come from it.
-SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class TrainerSettings:
     epochs: Annotated[float, Gt(0)] | None
     max_seconds: Annotated[float, Gt(0)] | None
     batch_tokens: Count
-    micro_batch: Count | None
+    micro_batch: Count | Literal["auto"] | None
     sequence_length: Count | None
     packing: Literal["stream", "documents", "contiguous"]
     loader_workers: Annotated[int, Ge(0)]
@@ -169,18 +163,7 @@ class TrainConfig:
         """Refuse what no single key shows to be wrong."""
         if not any((self.trainer.max_steps, self.trainer.max_tokens, self.trainer.epochs, self.trainer.max_seconds)):
             raise ConfigError("the run has no end; set trainer.max_steps, max_tokens, epochs or max_seconds")
-        length = self.sequence_length
-        if self.trainer.batch_tokens % length:
-            nearest = max(1, round(self.trainer.batch_tokens / length)) * length
-            raise ConfigError(
-                f"trainer.batch_tokens={self.trainer.batch_tokens} is not a multiple of the sequence length {length}; "
-                f"try {nearest}"
-            )
-        if self.rows % self.micro_batch:
-            nearest = max(rows for rows in range(1, self.rows + 1) if not self.rows % rows and rows <= self.micro_batch)
-            raise ConfigError(
-                f"trainer.micro_batch={self.micro_batch} does not divide the {self.rows} rows of a batch; try {nearest}"
-            )
+        refuse_uneven_batch(self.trainer.batch_tokens, self.sequence_length, self.trainer.micro_batch)
         refuse_objective(self.objective["_target_"], self.model["_target_"], self.trainer.packing)
         refuse_parallel(self.parallel["_target_"], self.update["_target_"], self.optimizer["_target_"], self.model)
 
@@ -196,11 +179,11 @@ class TrainConfig:
 
     @property
     def micro_batch(self) -> int:
-        """Rows computed at once: as many as divide the batch and hold 2,048 tokens at most, where none are set."""
-        most = max(1, 2048 // self.sequence_length)
-        return self.trainer.micro_batch or max(
-            rows for rows in range(1, min(self.rows, most) + 1) if not self.rows % rows
-        )
+        """Rows computed at once: those that are set, or as many as divide the batch and hold 2,048 tokens at most."""
+        set_rows, most = self.trainer.micro_batch, max(1, 2048 // self.sequence_length)
+        if isinstance(set_rows, int):
+            return set_rows
+        return max(rows for rows in range(1, min(self.rows, most) + 1) if not self.rows % rows)
 
 
 @dataclass(frozen=True)
@@ -285,6 +268,41 @@ class InspectConfig(RunsConfig):
 
 
 @dataclass(frozen=True)
+class PlanSettings:
+    ranks: Count
+    memory_share: Annotated[float, Interval(gt=0, le=1)]
+    disk_bytes: Count | None
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    threads: Count | None
+    precision: Precision
+    format: Format
+    plan: PlanSettings
+    model: Part
+    optimizer: Part
+    trainer: TrainerSettings
+    hardware: Part
+    objective: Part = dataclasses.field(default_factory=lambda: Part({}))
+    parallel: Any = dataclasses.field(default_factory=dict)
+    # What else a model's file sets is of no account here.
+    update: Any = dataclasses.field(default_factory=dict)
+    schedule: Any = dataclasses.field(default_factory=dict)
+    sample: Any = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a batch that does not divide."""
+        refuse_uneven_batch(self.trainer.batch_tokens, self.sequence_length, self.trainer.micro_batch)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens a row."""
+        return self.trainer.sequence_length or self.model.get("context_length") or 256
+
+
+@dataclass(frozen=True)
 class ExportConfig(RunsConfig):
     run: str
     step: int | str
@@ -301,6 +319,7 @@ SCHEMAS: dict[str, type] = {
     "sample": SampleConfig,
     "inspect": InspectConfig,
     "report": ReportConfig,
+    "plan": PlanConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
 }
@@ -316,21 +335,6 @@ def parse(settings: Mapping[str, Any], schema: type) -> Any:
     hints = typing.get_type_hints(schema)
     nested: dict[str, Any] = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
     return schema(**{key: parse(value, nested[key]) if key in nested else value for key, value in settings.items()})
-
-
-def check(settings: Mapping[str, Any], schema: type) -> None:
-    """Refuse `settings` that do not fit the dataclass `schema`, with the nearest name in the message."""
-    _check_fields(settings, schema, prefix="", known=list(keys(settings)))
-
-
-def keys(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted key of every value in `settings`, those of inner mappings included."""
-    for key, value in settings.items():
-        if key == "_target_":
-            continue
-        yield prefix + key
-        if isinstance(value, Mapping):
-            yield from keys(value, f"{prefix}{key}.")
 
 
 def build(part: Part, **supplied: Any) -> Any:
@@ -372,49 +376,3 @@ def annotation_of(command: str, key: str) -> Any:
         else:
             return None
     return annotation
-
-
-def _check_fields(settings: Mapping[str, Any], schema: Any, prefix: str, known: list[str]) -> None:
-    hints = typing.get_type_hints(schema, include_extras=True)
-    optional = {field.name for field in dataclasses.fields(schema) if field.default_factory is not dataclasses.MISSING}
-    refuse_other_names(settings, hints, hints.keys() - optional, prefix, known)
-    for key, value in settings.items():
-        _check_value(value, hints[key], prefix + key, known)
-
-
-def _check_value(value: Any, annotation: Any, key: str, known: list[str]) -> None:
-    if annotation is Part:
-        _check_part(value, key, known)
-    elif annotation is Source and isinstance(value, Mapping):
-        for name in SHARES.keys() & value.keys():
-            _check_value(value[name], SHARES[name], f"{key}.{name}", known)
-        _check_part({name: item for name, item in value.items() if name not in SHARES}, key, known)
-    elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
-        _check_fields(value, annotation, f"{key}.", known)
-    elif typing.get_origin(annotation) is dict and isinstance(value, Mapping):
-        for name, item in value.items():
-            _check_value(item, typing.get_args(annotation)[1], f"{key}.{name}", known)
-    elif not fits(value, annotation):
-        nearest = ""
-        if typing.get_origin(annotation) is Literal and isinstance(value, str):
-            nearest = suggestion(value, [str(choice) for choice in typing.get_args(annotation)])
-        raise ConfigError(f"{key}={shown(value)} is not {described(annotation)}{nearest}")
-
-
-def _check_part(value: Any, key: str, known: list[str]) -> None:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={shown(value)} is not a mapping of settings with a _target_")
-    settings = {name: item for name, item in value.items() if name != "_target_"}
-    if not value:
-        return
-    if not isinstance(value.get("_target_"), str):
-        unknown = next(iter(settings), "")
-        raise ConfigError(f"unknown setting {key}.{unknown}{suggestion(f'{key}.{unknown}', known)}")
-    parameters = signature(value["_target_"])
-    required = [name for name, parameter in parameters.items() if parameter.required]
-    refuse_other_names(settings, parameters, required, f"{key}.", known)
-    for name, item in settings.items():
-        if item is not None or not parameters[name].supplied:
-            _check_value(item, parameters[name].annotation, f"{key}.{name}", known)
-    for name, parameter in parameters.items():
-        refuse_non_multiple(settings, name, parameter.annotation, key)

@@ -6,6 +6,7 @@ must be set by the config.
 """
 
 import ast
+import dataclasses
 import difflib
 import types
 import typing
@@ -13,13 +14,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NewType, Union
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from pretrain.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
+
+Part = NewType("Part", dict[str, Any])  # a mapping with `_target_`; {} where none is chosen
+Source = NewType("Source", Part)  # one that may hold SHARES as well
+
+# What every source may hold besides the settings of its target: how much of the training tokens come from it.
+SHARES: dict[str, Any] = {"weight": Annotated[float, Gt(0)] | None, "max_epochs": Annotated[float, Gt(0)] | None}
 
 
 def configs_dir() -> Path:
@@ -188,6 +195,25 @@ def refuse_other_names(
         raise ConfigError(f"the setting {prefix}{missing[0]} is missing")
 
 
+def refuse_uneven_batch(batch_tokens: int, length: int, micro_batch: int | str | None) -> None:
+    """Refuse a batch that is not made of whole rows of `length`, or not of whole micro-batches.
+
+    Raises:
+        ConfigError: it is not; the message has the nearest value that is.
+    """
+    if batch_tokens % length:
+        nearest = max(1, round(batch_tokens / length)) * length
+        raise ConfigError(
+            f"trainer.batch_tokens={batch_tokens} is not a multiple of the sequence length {length}; try {nearest}"
+        )
+    rows = batch_tokens // length
+    if isinstance(micro_batch, int) and rows % micro_batch:
+        nearest = max(size for size in range(1, rows + 1) if not rows % size and size <= micro_batch)
+        raise ConfigError(
+            f"trainer.micro_batch={micro_batch} does not divide the {rows} rows of a batch; try {nearest}"
+        )
+
+
 def refuse_objective(objective: str, model: str, packing: str) -> None:
     """Refuse the target of an objective that a model or a packing does not go with.
 
@@ -299,3 +325,64 @@ def refuse_evaluation(*, text: str | None, paths: list[str], tasks: list[str]) -
         raise ConfigError(f"{named} are measured one at a time; set one of them")
     if text == "":
         raise ConfigError("text= is empty; give it the text whose probability you want to know")
+
+
+def check(settings: Mapping[str, Any], schema: type) -> None:
+    """Refuse `settings` that do not fit the dataclass `schema`, with the nearest name in the message."""
+    _check_fields(settings, schema, prefix="", known=list(keys(settings)))
+
+
+def keys(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted key of every value in `settings`, those of inner mappings included."""
+    for key, value in settings.items():
+        if key == "_target_":
+            continue
+        yield prefix + key
+        if isinstance(value, Mapping):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+def _check_fields(settings: Mapping[str, Any], schema: Any, prefix: str, known: list[str]) -> None:
+    hints = typing.get_type_hints(schema, include_extras=True)
+    optional = {field.name for field in dataclasses.fields(schema) if field.default_factory is not dataclasses.MISSING}
+    refuse_other_names(settings, hints, hints.keys() - optional, prefix, known)
+    for key, value in settings.items():
+        _check_value(value, hints[key], prefix + key, known)
+
+
+def _check_value(value: Any, annotation: Any, key: str, known: list[str]) -> None:
+    if annotation is Part:
+        _check_part(value, key, known)
+    elif annotation is Source and isinstance(value, Mapping):
+        for name in SHARES.keys() & value.keys():
+            _check_value(value[name], SHARES[name], f"{key}.{name}", known)
+        _check_part({name: item for name, item in value.items() if name not in SHARES}, key, known)
+    elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
+        _check_fields(value, annotation, f"{key}.", known)
+    elif typing.get_origin(annotation) is dict and isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_value(item, typing.get_args(annotation)[1], f"{key}.{name}", known)
+    elif not fits(value, annotation):
+        nearest = ""
+        if typing.get_origin(annotation) is Literal and isinstance(value, str):
+            nearest = suggestion(value, [str(choice) for choice in typing.get_args(annotation)])
+        raise ConfigError(f"{key}={shown(value)} is not {described(annotation)}{nearest}")
+
+
+def _check_part(value: Any, key: str, known: list[str]) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={shown(value)} is not a mapping of settings with a _target_")
+    settings = {name: item for name, item in value.items() if name != "_target_"}
+    if not value:
+        return
+    if not isinstance(value.get("_target_"), str):
+        unknown = next(iter(settings), "")
+        raise ConfigError(f"unknown setting {key}.{unknown}{suggestion(f'{key}.{unknown}', known)}")
+    parameters = signature(value["_target_"])
+    required = [name for name, parameter in parameters.items() if parameter.required]
+    refuse_other_names(settings, parameters, required, f"{key}.", known)
+    for name, item in settings.items():
+        if item is not None or not parameters[name].supplied:
+            _check_value(item, parameters[name].annotation, f"{key}.{name}", known)
+    for name, parameter in parameters.items():
+        refuse_non_multiple(settings, name, parameter.annotation, key)

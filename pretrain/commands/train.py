@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from pretrain.commands.data import Prepared
 from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
+from pretrain.commands.sizing import tokens_at_peak
 from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
@@ -103,7 +105,8 @@ def _run(
         checkpoint = newest_checkpoint(checkpoints, parallel)
         if checkpoint:
             refuse_changes(settings, manifest["key"], folder)
-        state = checkpoint.state if checkpoint else first_state(settings, device)
+        make_model = partial(build_model, settings.model, manifest["vocab_size"], objective.special_ids)
+        state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
         state.threads = torch.get_num_threads()
         update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop)
         limits = limits_of(settings, batches, update)
@@ -312,6 +315,7 @@ def _train(
                 look=look,
                 stop=stop,
                 same=parallel.same,
+                tokens_at_peak=tokens_at_peak(update.model, state.precision, settings.sequence_length),
             )
     except Exception:
         checkpoints.give_up()

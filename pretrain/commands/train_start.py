@@ -4,14 +4,17 @@ Of several processes rank 0 looks, and the others take what it found.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pretrain.commands.data import Prepared, prepare
+from pretrain.commands.sizing import first_micro_batch
 from pretrain.config import TrainConfig
 from pretrain.data.batches import Batches
 from pretrain.errors import UsageError
+from pretrain.models.language_model import LanguageModel
 from pretrain.stopping import Stop
 from pretrain.tracking.console import warn
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState, read_checkpoint
@@ -47,10 +50,13 @@ def newest_checkpoint(checkpoints: Checkpoints, parallel: Parallel) -> Checkpoin
     return read_checkpoint(Path(chosen)) if chosen else None
 
 
-def first_state(settings: TrainConfig, device: torch.device) -> TrainingState:
+def first_state(
+    settings: TrainConfig, device: torch.device, make_model: Callable[[], LanguageModel], parallel: Parallel
+) -> TrainingState:
     """The state of a run that has not begun."""
     precision = chosen_precision(settings.precision, device)
-    return TrainingState(precision, settings.micro_batch, torch.get_num_threads())
+    micro_batch = int(parallel.same(first_micro_batch(settings, precision, device, make_model)))
+    return TrainingState(precision, micro_batch, torch.get_num_threads())
 
 
 def limits_of(settings: TrainConfig, batches: Batches, update: Update) -> Limits:

@@ -65,6 +65,7 @@ def train(
     look: Callable[[], None],
     stop: Stop,
     same: Callable[[float], float] = float,
+    tokens_at_peak: float | None = None,
 ) -> Loss | None:
     """Train `update`'s model from `state` on, which is changed in place, until a limit is reached.
 
@@ -76,6 +77,7 @@ def train(
         show: told the share of the run that is done, and each row of metrics.
         look: lets the model write something after each evaluation but the last, behind which there is more to do.
         same: makes a number that each of several processes measured for itself the same on all of them.
+        tokens_at_peak: tokens a second if the device did nothing but the model's products at its peak; None: unknown.
     Returns:
         the loss on all validation tokens, or None where it was measured before a restart.
     Raises:
@@ -142,6 +144,7 @@ def train(
                     "lr": result.lr,
                     "grad_norm": result.grad_norm,
                     "tokens_per_second": round(result.tokens / seconds, 1),
+                    **({"mfu": round(result.tokens / seconds / tokens_at_peak, 4)} if tokens_at_peak else {}),
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
                     "spike": result.spike,
