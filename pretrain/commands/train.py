@@ -16,6 +16,7 @@ from pretrain.commands.data import Prepared
 from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
 from pretrain.commands.sizing import tokens_at_peak
+from pretrain.commands.train_end import references_of, result_of, sample_of
 from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
@@ -23,18 +24,17 @@ from pretrain.data.manifests import read_json, write_json
 from pretrain.data.mixture import Share
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
-from pretrain.errors import ConfigError, Interrupted, SamplingError, TrainingError, UsageError
+from pretrain.errors import ConfigError, Interrupted, TrainingError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.loss import Part as Rows
-from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references, named_references
+from pretrain.evaluation.references import named_references
 from pretrain.models.language_model import LanguageModel
 from pretrain.reporting.run_record import beginning, look_into
 from pretrain.reporting.tables import decimal, show_table
-from pretrain.sampling.generation import generate
 from pretrain.stopping import Stop
 from pretrain.tokenizers.loading import load
-from pretrain.tracking.console import ConsoleTracker, console, duration, say, warn
-from pretrain.tracking.jsonl import Metrics, finite
+from pretrain.tracking.console import ConsoleTracker, console, duration, say
+from pretrain.tracking.jsonl import Metrics
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
@@ -128,7 +128,7 @@ def _run(
 
         def look() -> None:
             most = min(settings.sample.eval_tokens, settings.sample.max_tokens)
-            text = _sample(settings, update, prepared, objective, device, most, tell=lambda _: None)
+            text = sample_of(settings, update, prepared, objective, device, most, tell=lambda _: None)
             if parallel.rank == 0:
                 keep_sample(folder, state.step, text)
                 keep_page("running")
@@ -142,10 +142,10 @@ def _run(
                 keep_page("stopped")
             raise
         loss = loss or measure.loss(update.working, whole=True)
-        fitted = parallel.turn(lambda: json.dumps(_references(prepared, manifest, training, validation, objective)))
+        fitted = parallel.turn(lambda: json.dumps(references_of(prepared, manifest, training, validation, objective)))
         references = json.loads(fitted)
-        sample = _sample(settings, update, prepared, objective, device, settings.sample.max_tokens)
-        result = _result(folder, state, loss, measure, references, sample, parallel.parameter_count(update.model))
+        sample = sample_of(settings, update, prepared, objective, device, settings.sample.max_tokens)
+        result = result_of(folder, state, loss, measure, references, sample, parallel.parameter_count(update.model))
         first = beginning(validation) if objective.in_order else []
         # Weights in pieces are looked into later, by `pretrain report`.
         seen = look_into(update.working, load(prepared.tokenizer), first) if parallel.ranks == 1 else None
@@ -324,87 +324,3 @@ def _train(
         for tracker in trackers:
             tracker.close()
         checkpoints.wait()
-
-
-def _references(
-    prepared: Prepared,
-    manifest: dict[str, Any],
-    training: TokenStream,
-    validation: TokenStream,
-    objective: Objective,
-) -> dict[str, Any]:
-    """The references on this data, fitted once and kept beside the token shards.
-
-    They predict the next token: with an objective that asks for something else, only the uniform one can be compared.
-    """
-    if not objective.in_order:
-        return {"uniform": math.log(manifest["vocab_size"])}
-    path = prepared.folder / "references.json"
-    references: dict[str, Any] | None = read_json(path)
-    if references is None:
-        say("fitting the references: unigram, bigram and the best n-gram")
-        sizes = {"vocab_size": manifest["vocab_size"], "end_of_text": manifest["end_of_text"]}
-        references = dict(fit_references(training.array(MOST_TRAINING_TOKENS), validation.array(), **sizes))
-        write_json(path, references)
-    return references
-
-
-def _sample(
-    settings: TrainConfig,
-    update: Update,
-    prepared: Prepared,
-    objective: Objective,
-    device: torch.device,
-    max_tokens: int,
-    tell: Callable[[str], None] = warn,
-) -> str | None:
-    if not max_tokens:
-        return None
-    tokenizer = load(prepared.tokenizer)
-    try:
-        [continuation] = generate(
-            update.working,
-            objective.prompt(settings.sample.prompt, tokenizer.encode),
-            n=1,
-            max_tokens=max_tokens,
-            decoding=build(settings.decoding),
-            seed=settings.seed,
-            end_of_text=tokenizer.end_of_text,
-            device=device,
-        )
-    except (SamplingError, UsageError) as error:
-        # A model without smoothing stops in an unseen context, another has no room for the prompt: both are trained.
-        tell(str(error))
-        return None
-    return objective.whole(settings.sample.prompt, tokenizer.decode(continuation.tokens))
-
-
-def _result(
-    folder: Path,
-    state: TrainingState,
-    loss: Loss,
-    measure: Validation,
-    references: dict[str, Any],
-    sample: str | None,
-    parameters: int,
-) -> dict[str, Any]:
-    bits_per_byte = measure.bits_per_byte(loss)
-    validation: dict[str, Any] = {
-        "loss": finite(loss.mean),
-        "perplexity": finite(loss.perplexity),
-        "bits_per_byte": None if bits_per_byte is None else finite(bits_per_byte),
-    }
-    if loss.unseen:
-        validation["unseen"] = {"targets": loss.unseen, "of": loss.tokens}
-    train_loss = state.train_loss
-    return {
-        "run": str(folder.absolute()),
-        "steps": state.step,
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        "parameters": parameters,
-        "train": {"loss": train_loss, "perplexity": None if train_loss is None else math.exp(train_loss)},
-        "validation": validation,
-        "references": references,
-        "sample": sample,
-    }

@@ -196,8 +196,7 @@ class NGram(LanguageModel):
         for start, stop in _spans(len(losses), STREAM_CHUNK):
             left = max(0, start - self.order)
             chunk = torch.from_numpy(stream[left : stop + 1].astype(np.int64))
-            nats, _ = self.token_losses(chunk[None, :-1], chunk[None, 1:])
-            losses[start:stop] = nats[0, start - left :].numpy()
+            losses[start:stop] = self.token_losses(chunk[None, :-1], chunk[None, 1:])[0][0, start - left :].numpy()
         return losses
 
     def parameter_count(self) -> int:
