@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
 from pretrain.training.activation_checkpointing import Activations, checkpoint_activations
 from pretrain.training.optimizers import Optimizer
+from pretrain.training.optimizers.averaged import Averaged
 from pretrain.training.parallel import Parallel, Single
 from pretrain.training.schedules import Schedule
 from pretrain.training.stability import Action, SpikeGuard
@@ -86,6 +87,9 @@ class GradientUpdate:
         parallel: among how many processes the work is shared, and how; None: there is one.
         max_grad_norm: the gradient is scaled down to this norm where it is longer; 0 for no clipping.
         spike_action, spike_threshold, spike_window: as in SpikeGuard.
+        ema_decay: the model is a moving average of the weights with this decay per step; None: it is the weights.
+    Raises:
+        ConfigError: a moving average of weights of which this process holds pieces, or of what is an average already.
     """
 
     def __init__(
@@ -105,9 +109,18 @@ class GradientUpdate:
         spike_action: Action = "off",
         spike_threshold: Annotated[float, Gt(0)] = 8.0,
         spike_window: Annotated[int, Ge(16)] = 128,
+        ema_decay: Annotated[float, Interval(gt=0, lt=1)] | None = None,
     ) -> None:
         self.parallel = parallel or Single()
         self.model = model
+        if ema_decay is not None:
+            if optimizer.points() is not None:
+                raise ConfigError(
+                    "update.ema_decay averages weights, which this optimizer does already; set it to null"
+                )
+            if self.parallel.share.pieces:
+                raise ConfigError("update.ema_decay needs whole weights, with parallel=none or ddp; set it to null")
+            optimizer = Averaged(optimizer, self.parallel.parameters(model), ema_decay)
         self.working = self.parallel.working(model, dtype)
         # Where the optimizer's parameters are an average of weights, gradients are taken elsewhere.
         self.learning = self.working if optimizer.points() is None else copy.deepcopy(self.working)

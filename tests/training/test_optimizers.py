@@ -12,6 +12,7 @@ from torch import Tensor
 from pretrain.models.gpt import GPT
 from pretrain.training.optimizers.adafactor import Adafactor
 from pretrain.training.optimizers.adamw import AdamW
+from pretrain.training.optimizers.averaged import Averaged
 from pretrain.training.optimizers.lion import Lion
 from pretrain.training.optimizers.muon import Muon, is_hidden_matrix, orthogonalised
 from pretrain.training.optimizers.optimizer import Optimizer
@@ -28,6 +29,7 @@ ALL: dict[str, Make] = {
     "adafactor": lambda parameters: Adafactor(parameters, relative=False, **FACTORED),
     "relative adafactor": lambda parameters: Adafactor(parameters, relative=True, **FACTORED),
     "schedule-free": lambda parameters: ScheduleFree(parameters, **ADAMW),
+    "averaged": lambda parameters: Averaged(AdamW(parameters, **ADAMW), parameters, 0.9),
 }
 every_optimizer = pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
 
@@ -134,7 +136,7 @@ def test_only_matrices_decay(make: Make) -> None:
     before = copy.deepcopy(parameters)
     optimizer = make(parameters)
     optimizer.step([torch.zeros_like(parameter) for parameter in parameters.values()], lr=0.5)
-    for name, parameter in parameters.items():
+    for name, parameter in zip(parameters, optimizer.points() or parameters.values(), strict=True):
         decayed = before[name] * (1 - 0.5 * 0.1) if parameter.dim() >= 2 else before[name]
         assert torch.allclose(parameter, decayed, atol=1e-7), name
 
@@ -244,6 +246,16 @@ def by_singular_values(matrices: Tensor) -> Tensor:
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
     assert 0.6 < float(values.min()) < float(values.max()) < 1.3
     return left @ torch.diag_embed(values) @ right
+
+
+def test_an_average_looks_back_on_few_steps_first_and_moves_the_weights_as_without_it() -> None:
+    alone = {"weight": torch.ones(2, 3)}
+    AdamW(alone, **ADAMW).step([torch.full((2, 3), 0.5)], lr=0.01)
+    parameters = {"weight": torch.ones(2, 3)}
+    averaged = Averaged(AdamW(parameters, **ADAMW), parameters, 0.999)
+    averaged.step([torch.full((2, 3), 0.5)], lr=0.01)
+    assert torch.equal(averaged.points()[0], alone["weight"])
+    assert torch.allclose(parameters["weight"], torch.ones(2, 3).lerp(alone["weight"], 9 / 11))
 
 
 def test_newton_schulz_does_to_singular_values_what_its_polynomial_says() -> None:

@@ -98,17 +98,20 @@ def test_a_signal_stops_before_the_next_micro_batch_and_changes_nothing(tmp_path
     assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
 
 
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_are_taken_where_the_optimizer_says_and_the_average_is_evaluated(
-    dtype: torch.dtype, tmp_path: Path
+    dtype: torch.dtype, ema_decay: float | None, tmp_path: Path
 ) -> None:
+    """Where the optimizer averages, and where `ema_decay` averages what another moves."""
+
     def fresh() -> GradientUpdate:
         update = gradient_update(tmp_path, dtype=dtype)
         parameters = {name: parameter.detach() for name, parameter in update.model.named_parameters()}
-        optimizer = ScheduleFree(parameters, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
-        return GradientUpdate(
-            update.model, update.batches, optimizer, update.schedule, dtype, 4, 0, Stop(), max_grad_norm=1.0
-        )
+        kind = AdamW if ema_decay else ScheduleFree
+        optimizer = kind(parameters, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+        parts = (update.model, update.batches, optimizer, update.schedule, dtype, 4, 0, Stop())
+        return GradientUpdate(*parts, max_grad_norm=1.0, ema_decay=ema_decay)
 
     def check(update: GradientUpdate) -> None:
         points = update.optimizer.points()
