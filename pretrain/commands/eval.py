@@ -71,6 +71,10 @@ def _name(result: dict[str, Any]) -> str:
     return Path(result["run"]).name
 
 
+def _shares(accuracy: dict[str, Any]) -> list[str]:
+    return [share(value) if (value := accuracy[name]) is not None else "–" for name in ("top_1", "top_5")]
+
+
 def _plus_minus(value: float | None, error: float | None, *, score: bool) -> str:
     return decimal(value, score=score) + (f" ± {error:.4f}" if error is not None else "")
 
@@ -86,7 +90,7 @@ def _show_losses(results: list[dict[str, Any]]) -> None:
                 _plus_minus(result["loss"], errors["loss"], score=score),
                 decimal(result["perplexity"], 2, score=score),
                 *(decimal(value, score=score) for value in bits),
-                *(share(accuracy) for accuracy in result["accuracy"].values()),
+                *_shares(result["accuracy"]),
             ]
         )
         for reference, loss in named_references(result["references"]).items():
@@ -105,7 +109,7 @@ def _show_parts(result: dict[str, Any]) -> None:
                 _plus_minus(part["loss"], part["standard_error"], score=score),
                 decimal(part["perplexity"], 2, score=score),
                 decimal(part["bits_per_byte"], score=score),
-                *(share(accuracy) for accuracy in part["accuracy"].values()),
+                *_shares(part["accuracy"]),
             ]
             for name, part in result["by_source"].items()
         ]
@@ -117,8 +121,7 @@ def _show_parts(result: dict[str, Any]) -> None:
                 f"{part['from']:,}" if part["from"] == part["to"] else f"{part['from']:,} to {part['to']:,}",
                 f"{part['tokens']:,}",
                 decimal(part["loss"], score=score),
-                share(part["top_1"]),
-                share(part["top_5"]),
+                *_shares(part),
             ]
             for part in result["by_position"]
         ]

@@ -227,7 +227,7 @@ def _result(loaded: LoadedRun, stream: TokenStream, found: Measured) -> dict[str
         "perplexity": finite(loss.perplexity),
         **_bits(loss, units),
         "tokens": loss.tokens,
-        "accuracy": _accuracy(found.sums),
+        "accuracy": {**_accuracy(found.sums), "tokens": int(found.sums.ranked.sum())},
         "standard_error": {**errors, "method": found.method},
         "by_source": _by_source(stream, found),
         "by_position": _by_position(found),
@@ -263,7 +263,7 @@ def _by_position(found: Measured) -> list[dict[str, Any]]:
     return rows
 
 
-def _accuracy(sums: Sums) -> dict[str, float]:
+def _accuracy(sums: Sums) -> dict[str, float | None]:
     return {f"top_{k}": sums.accuracy(k) for k in TOP}
 
 

@@ -15,6 +15,7 @@ from pretrain.evaluation.scoring import Text, scored, scored_objective
 from pretrain.models.encoder_decoder import EncoderDecoder
 from pretrain.models.gpt import GPT
 from pretrain.models.language_model import LanguageModel
+from pretrain.models.ngram import NGram
 from pretrain.models.prefix import Prefix
 from pretrain.stopping import Stop
 
@@ -78,6 +79,23 @@ def test_ids_that_are_as_probable_as_the_target_share_their_places():
     found = scores(Uniform(), tokens_of(20), 8, 4)
     assert set(found["higher"]) == {0}
     assert set(found["equal"]) == {V}
+
+
+def test_a_model_with_costly_ranks_has_them_for_some_targets_and_every_loss(monkeypatch):
+    monkeypatch.setattr(scoring, "TOKENS_AT_ONCE", {"cpu": 16})
+    model = NGram(V, order=2, smoothing="kneser_ney", k=1.0)
+    tokens = tokens_of(400)
+    model.fit(np.array(tokens), 0)
+    every = scores(model, tokens, 16, 8)
+    assert (every["equal"] > 0).all()
+    monkeypatch.setattr(scoring, "RANKED", 49 * 16 * V // 4)
+    some = scores(model, tokens, 16, 8)
+    assert (some["nats"] == every["nats"]).all()
+    ranked = some["equal"] > 0
+    assert 90 < ranked.sum() < 130
+    assert np.flatnonzero(ranked).max() > 350
+    assert (some["higher"][ranked] == every["higher"][ranked]).all()
+    assert (scores(gpt(), tokens, 16, 8)["equal"] > 0).all()  # whose logits tell both
 
 
 def test_a_model_of_whole_documents_is_shown_all_of_them(make_stream):

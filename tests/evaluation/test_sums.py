@@ -54,6 +54,13 @@ def test_ties_count_as_if_they_were_broken_at_random():
     assert sums.top[5][0] == pytest.approx(5 / 10 + 1 + 2 / 4)
 
 
+def test_targets_without_a_rank_do_not_count_for_accuracy():
+    sums = Sums.zeros(2)
+    sums.add(np.array([0, 0, 1]), some([1, 2, 3], [1.0] * 3, [0, 0, 9], [1, 0, 1]))
+    assert (sums.ranked.tolist(), sums.accuracy(1), sums.loss.tokens) == ([1, 1], 0.5, 3)
+    assert Sums.zeros(1).accuracy(1) is None
+
+
 def test_the_error_of_equal_units_is_that_of_their_mean():
     totals = np.random.default_rng(0).normal(size=50)
     expected = totals.std(ddof=1) / math.sqrt(50) / 4
