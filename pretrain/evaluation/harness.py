@@ -65,7 +65,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # where lm-eval is not in
             tokens, targets = (_padded([rows[index][part] for index in some]) for part in (0, 1))
             device = device_of(self.model)
             scores = self.model.token_scores(tokens.to(device).clamp(min=0), targets.to(device))
-            sums = scores.nats.double().sum(1).tolist()
+            sums = scores.nats.cpu().double().sum(1).tolist()
             greedy = ((scores.higher == 0) | (targets.to(device) == IGNORED)).all(1).tolist()
             for index, nats, best in zip(some, sums, greedy, strict=True):
                 found[index] = (-nats, best)

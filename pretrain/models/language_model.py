@@ -204,8 +204,12 @@ def linear_scores(
         *(torch.split(part, rows) for part in (hidden.flatten(0, 1)[scored], wanted, scored)), strict=True
     ):
         logits = capped(F.linear(chunk, weight, bias).to(exact), soft_cap)  # (rows, V)
-        nats[places] = logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
-        higher[places], equal[places] = _ranks(logits, target)
+        nats[places] = F.cross_entropy(logits, target, reduction="none")
+        # The sign of what is above the target's is 1 where it is higher, 0 where equal: on a CPU a third of the time of
+        # two comparisons.
+        signs = logits.sub_(logits.gather(1, target[:, None])).sign_()
+        balance, different = signs.sum(1), signs.abs_().sum(1)
+        higher[places], equal[places] = ((balance + different) / 2).int(), (len(weight) - different).int()
     return Scores(nats.view(targets.shape), higher.view(targets.shape), equal.view(targets.shape))
 
 
