@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream
 from pretrain.errors import EvaluationError
-from pretrain.evaluation.loss import device_of, objective_rows, overlapping, side_by_side
+from pretrain.evaluation.loss import objective_rows, row_starts, side_by_side
 from pretrain.models.language_model import IGNORED, LanguageModel, Scores, State, documents_in, positions_in
 from pretrain.stopping import Stop
 
@@ -110,9 +110,9 @@ def scored(
         yield from _read_through(model, tokens, stop)
         return
     row = min(row, targets)
-    rows = overlapping(targets, row, stride)
+    rows = row_starts(targets, row, stride)
     every = max(1, len(rows) * row // positioned) if positioned else len(rows) + 1
-    at_once = max(1, TOKENS_AT_ONCE.get(device_of(model).type, FAR_AT_ONCE) // row)
+    at_once = max(1, tokens_at_once(model) // row)
     # A model that overrides token_scores has its ranks from the logits of its losses.
     dear = type(model).token_scores is LanguageModel.token_scores
     ranked_every = max(1, len(rows) * row * model.vocab_size // RANKED) if dear else 1
@@ -189,3 +189,13 @@ def _collected(found: Scores, targets: Ints, places: Ints, seen: Ints, again: ND
     chosen = targets != IGNORED
     nats, higher, equal = (part.cpu().numpy()[chosen] for part in (found.nats, found.higher, found.equal))
     return Scored(places[chosen], seen[chosen], again[chosen], nats.astype(np.float64), higher, equal)
+
+
+def device_of(model: LanguageModel) -> torch.device:
+    """Where a model computes; one of counts has no parameters, and computes on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def tokens_at_once(model: LanguageModel) -> int:
+    """How many tokens a model reads fastest together."""
+    return TOKENS_AT_ONCE.get(device_of(model).type, FAR_AT_ONCE)
