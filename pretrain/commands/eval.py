@@ -132,7 +132,9 @@ def _show_parts(result: dict[str, Any]) -> None:
 def _compared(found: dict[str, Any]) -> str:
     first = Path(found["with"]).name
     if "reason" in found:
-        return f"not compared with {first}: {found['reason']}"
+        difference = found.get("difference")
+        told = "not compared with" if difference is None else f"{difference:+.4f} {found['unit']} against"
+        return f"{told} {first}: {found['reason']}"
     low, high = found["confidence_95"]
     p_value = f"p = {found['p_value']:.2g}" if found["p_value"] >= LEAST_P else f"p < {LEAST_P:.0e}"
     return (

@@ -29,6 +29,7 @@ TINY = [
 GPT = ["model=gpt_nano", "model.n_layer=1", "model.n_embd=16", "model.n_head=2", "model.context_length=16"]
 RUNS = {
     "bigram": ["tokenizer=byte", "model=bigram"],
+    "maximum_likelihood": ["tokenizer=byte", "model=bigram", "model.smoothing=none"],
     "gpt": ["tokenizer=byte", *GPT],
     "characters": ["tokenizer=char", "model=bigram"],
     "reversed": ["tokenizer=byte", "model=encoder_decoder", "objective=reversal", *GPT[1:]],
@@ -196,6 +197,24 @@ def test_runs_with_different_tokenizers_are_compared_in_bits_per_byte_only(
     assert compared["unit"] == "bits per byte"
     assert compared["method"] == "paired t-test between 40 documents"
     assert compared["difference"] == pytest.approx(second["bits_per_byte"] - first["bits_per_byte"], rel=1e-6)
+
+
+def test_one_document_is_compared_without_a_test_and_an_infinite_loss_not_at_all(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "one.txt").write_text("The cat sat on the mat. 猫" * 30, "utf-8")
+    first, second = evaluated(capsys, "run=[bigram,characters]", "data.paths=[one.txt]")
+    compared = second["compared"]
+    assert compared["difference"] == pytest.approx(second["bits_per_byte"] - first["bits_per_byte"])
+    assert compared["reason"] == "one document alone has no standard error"
+    assert "p_value" not in compared
+    _, second = evaluated(capsys, "run=[bigram,maximum_likelihood]")
+    assert second["loss"] is None
+    assert second["unseen"]["targets"] > 0
+    assert second["compared"]["difference"] is None
+    assert second["compared"]["reason"] == "a loss is infinite"
+    assert cli.main(["eval", "run=[bigram,characters]", "data.paths=[one.txt]", "threads=1"]) == 0
+    assert "against bigram: one document alone" in capsys.readouterr().out
 
 
 def test_the_tables_tell_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
