@@ -204,10 +204,13 @@ def linear_scores(
         *(torch.split(part, rows) for part in (hidden.flatten(0, 1)[scored], wanted, scored)), strict=True
     ):
         logits = capped(F.linear(chunk, weight, bias).to(exact), soft_cap)  # (rows, V)
-        nats[places] = F.cross_entropy(logits, target, reduction="none")
+        own = logits.gather(1, target[:, None])
+        nats[places] = (
+            logits.logsumexp(1) - own[:, 0]
+        )  # rounded as by linear_cross_entropy: the same loss to the last bit
         # The sign of what is above the target's is 1 where it is higher, 0 where equal: on a CPU a third of the time of
         # two comparisons.
-        signs = logits.sub_(logits.gather(1, target[:, None])).sign_()
+        signs = logits.sub_(own).sign_()
         balance, different = signs.sum(1), signs.abs_().sum(1)
         higher[places], equal[places] = ((balance + different) / 2).int(), (len(weight) - different).int()
     return Scores(nats.view(targets.shape), higher.view(targets.shape), equal.view(targets.shape))
