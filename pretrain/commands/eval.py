@@ -72,6 +72,10 @@ def _name(result: dict[str, Any]) -> str:
     return Path(result["run"]).name
 
 
+def _shares(accuracy: dict[str, Any]) -> list[str]:
+    return [share(value) if (value := accuracy[name]) is not None else "–" for name in ("top_1", "top_5")]
+
+
 def _plus_minus(value: float | None, error: float | None, *, score: bool) -> str:
     return decimal(value, score=score) + (f" ± {error:.4f}" if error is not None else "")
 
@@ -87,7 +91,7 @@ def _show_losses(results: list[dict[str, Any]]) -> None:
                 _plus_minus(result["loss"], errors["loss"], score=score),
                 decimal(result["perplexity"], 2, score=score),
                 *(decimal(value, score=score) for value in bits),
-                *(share(accuracy) for accuracy in result["accuracy"].values()),
+                *_shares(result["accuracy"]),
             ]
         )
         for reference, loss in named_references(result["references"]).items():
@@ -106,7 +110,7 @@ def _show_parts(result: dict[str, Any]) -> None:
                 _plus_minus(part["loss"], part["standard_error"], score=score),
                 decimal(part["perplexity"], 2, score=score),
                 decimal(part["bits_per_byte"], score=score),
-                *(share(accuracy) for accuracy in part["accuracy"].values()),
+                *_shares(part["accuracy"]),
             ]
             for name, part in result["by_source"].items()
         ]
@@ -118,8 +122,7 @@ def _show_parts(result: dict[str, Any]) -> None:
                 f"{part['from']:,}" if part["from"] == part["to"] else f"{part['from']:,} to {part['to']:,}",
                 f"{part['tokens']:,}",
                 decimal(part["loss"], score=score),
-                share(part["top_1"]),
-                share(part["top_5"]),
+                *_shares(part),
             ]
             for part in result["by_position"]
         ]
@@ -130,7 +133,9 @@ def _show_parts(result: dict[str, Any]) -> None:
 def _compared(found: dict[str, Any]) -> str:
     first = Path(found["with"]).name
     if "reason" in found:
-        return f"not compared with {first}: {found['reason']}"
+        difference = found.get("difference")
+        told = "not compared with" if difference is None else f"{difference:+.4f} {found['unit']} against"
+        return f"{told} {first}: {found['reason']}"
     low, high = found["confidence_95"]
     p_value = f"p = {found['p_value']:.2g}" if found["p_value"] >= LEAST_P else f"p < {LEAST_P:.0e}"
     return (

@@ -146,15 +146,17 @@ def compare_runs(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     else:
         places = {digest: place for place, (digest, size) in enumerate(first.texts) if size}
         pairs = [(places[digest], place) for place, (digest, _) in enumerate(second.texts) if digest in places]
-        if len(pairs) < 2:
-            return {**against, "reason": "fewer than two documents are in the validation texts of both"}
+        if not pairs:
+            return {**against, "reason": "no document is in the texts of both"}
         unit, method, scale = "bits per byte", f"between {len(pairs):,} documents", 1 / math.log(2)
         ours, theirs = np.array(pairs).T
         sums = a.documents.nats[ours], b.documents.nats[theirs]
         sizes = np.array([first.texts[place][1] for place in ours])
     found = compare(sums[0] * scale, sums[1] * scale, sizes)
     if found is None:
-        return {**against, "reason": "a loss is infinite, or there is nothing to take an error between"}
+        difference = finite(float((sums[1].sum() - sums[0].sum()) * scale / sizes.sum()))
+        few = "a loss is infinite" if difference is None else "one document alone has no standard error"
+        return {**against, "unit": unit, "difference": difference, "reason": few}
     return {
         **against,
         "unit": unit,
@@ -227,7 +229,7 @@ def _result(loaded: LoadedRun, stream: TokenStream, found: Measured) -> dict[str
         "perplexity": finite(loss.perplexity),
         **_bits(loss, units),
         "tokens": loss.tokens,
-        "accuracy": _accuracy(found.sums),
+        "accuracy": {**_accuracy(found.sums), "tokens": int(found.sums.ranked.sum())},
         "standard_error": {**errors, "method": found.method},
         "by_source": _by_source(stream, found),
         "by_position": _by_position(found),
@@ -263,7 +265,7 @@ def _by_position(found: Measured) -> list[dict[str, Any]]:
     return rows
 
 
-def _accuracy(sums: Sums) -> dict[str, float]:
+def _accuracy(sums: Sums) -> dict[str, float | None]:
     return {f"top_{k}": sums.accuracy(k) for k in TOP}
 
 

@@ -5,6 +5,7 @@ Shapes: U units that both have scored.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ def compare(first: NDArray[np.float64], second: NDArray[np.float64], sizes: NDAr
     return Comparison(difference, error, p_value, (difference - margin, difference + margin))
 
 
+@lru_cache
 def _student(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values of t from 0 on, and how likely Student's t of so many degrees of freedom is beyond them on either side.
 

@@ -10,7 +10,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from pretrain.evaluation.loss import TOKENS_AT_ONCE, device_of
+from pretrain.evaluation.loss import device_of
+from pretrain.evaluation.scoring import tokens_at_once
 from pretrain.models.language_model import IGNORED, LanguageModel, State
 from pretrain.stopping import Stop
 from pretrain.tokenizers.tokenizer import Tokenizer
@@ -60,12 +61,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # where lm-eval is not in
         waiting = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
         while waiting:
             self.stop.check()
-            at_once = max(1, TOKENS_AT_ONCE // max(1, len(rows[waiting[0]][0])))
+            at_once = max(1, tokens_at_once(self.model) // max(1, len(rows[waiting[0]][0])))
             some, waiting = waiting[:at_once], waiting[at_once:]
             tokens, targets = (_padded([rows[index][part] for index in some]) for part in (0, 1))
             device = device_of(self.model)
             scores = self.model.token_scores(tokens.to(device).clamp(min=0), targets.to(device))
-            sums = scores.nats.double().sum(1).tolist()
+            sums = scores.nats.cpu().double().sum(1).tolist()
             greedy = ((scores.higher == 0) | (targets.to(device) == IGNORED)).all(1).tolist()
             for index, nats, best in zip(some, sums, greedy, strict=True):
                 found[index] = (-nats, best)

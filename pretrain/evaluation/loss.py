@@ -162,13 +162,13 @@ def stream_loss(
     if model.whole_documents:
         return _read_through(model, stream, targets if most is None else min(most, targets), stop)
     row = min(row, targets)
-    places = overlapping(targets, row, stride)
+    places = row_starts(targets, row, stride)
     if most is not None:
         places = places[:: max(1, targets // most)]
-    return _summed(model, _pairs(stream, places, row), stop, part, stream.end_of_text if apart else None)
+    return _summed(model, _overlapping(stream, places, row), stop, part, stream.end_of_text if apart else None)
 
 
-def overlapping(targets: int, row: int, stride: int) -> list[tuple[int, int]]:
+def row_starts(targets: int, row: int, stride: int) -> list[tuple[int, int]]:
     """Where rows of `row` tokens start that score each of `targets` once, and how many an earlier row has scored.
 
     Args:
@@ -235,7 +235,7 @@ def objective_rows(stream: TokenStream, row: int) -> tuple[int, NDArray[np.int64
     return row, np.arange(0, tokens - row + 1, row)
 
 
-def _pairs(stream: TokenStream, places: list[tuple[int, int]], row: int) -> Pairs:
+def _overlapping(stream: TokenStream, places: list[tuple[int, int]], row: int) -> Pairs:
     at_once = max(1, TOKENS_AT_ONCE // row)
     for first in range(0, len(places), at_once):
         some = places[first : first + at_once]

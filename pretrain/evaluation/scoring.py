@@ -10,16 +10,20 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream
 from pretrain.errors import EvaluationError
-from pretrain.evaluation.loss import device_of, objective_rows, overlapping, side_by_side
+from pretrain.evaluation.loss import device_of, objective_rows, row_starts, side_by_side
 from pretrain.models.language_model import IGNORED, LanguageModel, Scores, State, documents_in, positions_in
 from pretrain.stopping import Stop
 
 TOKENS_AT_ONCE = {"cpu": 4096}  # else FAR_AT_ONCE: with more, a CPU's caches hold too little of a layer
 FAR_AT_ONCE = 2**15
+# Probabilities, about, that are looked at for the ranks of a model that needs whole distributions for them, such as an
+# n-gram: some seconds. Further targets have no rank.
+RANKED = 2**28
 POSITIONED = 100_000  # targets, about, that are scored at every place of their rows, for the loss by position
 
 Ints = NDArray[np.int64]
@@ -61,7 +65,7 @@ class Scored:
         seen: how many tokens before it the model was shown.
         again: whether an earlier row has scored it, with more before it.
         nats: losses.
-        higher, equal: ranks, see models.language_model.Scores.
+        higher, equal: ranks, see models.language_model.Scores; equal is 0 where the rank is not known.
     """
 
     places: Ints
@@ -106,33 +110,46 @@ def scored(
         yield from _read_through(model, tokens, stop)
         return
     row = min(row, targets)
-    rows = overlapping(targets, row, stride)
+    rows = row_starts(targets, row, stride)
     every = max(1, len(rows) * row // positioned) if positioned else len(rows) + 1
-    at_once = max(1, TOKENS_AT_ONCE.get(device_of(model).type, FAR_AT_ONCE) // row)
-    for first in range(0, len(rows), at_once):
+    at_once = max(1, tokens_at_once(model) // row)
+    # A model that overrides token_scores has its ranks from the logits of its losses.
+    dear = type(model).token_scores is LanguageModel.token_scores
+    ranked_every = max(1, len(rows) * row * model.vocab_size // RANKED) if dear else 1
+    for number, first in enumerate(range(0, len(rows), at_once)):
         stop.check()
         starts, known = (np.array(part) for part in zip(*rows[first : first + at_once], strict=True))
         read = tokens.rows(starts, row + 1)
         wanted = read[:, 1:].copy()  # (R, row)
         again = np.arange(row) < known[:, None]
         wanted[again & (np.arange(first, first + len(starts)) % every != 0)[:, None]] = IGNORED
-        found, seen = _of_rows(model, read[:, :-1], wanted, end_of_text)
+        found, seen = _of_rows(model, read[:, :-1], wanted, end_of_text, ranked=number % ranked_every == 0)
         places = starts[:, None] + np.arange(1, row + 1)
         yield _collected(found, wanted, places, seen, again)
 
 
-def _of_rows(model: LanguageModel, tokens: Ints, targets: Ints, end_of_text: int | None) -> tuple[Scores, Ints]:
+def _of_rows(
+    model: LanguageModel, tokens: Ints, targets: Ints, end_of_text: int | None, *, ranked: bool = True
+) -> tuple[Scores, Ints]:
     """The scores of rows, and how many tokens each target is shown, (R, P)."""
     device = device_of(model)
     given, wanted = (torch.from_numpy(part).to(device) for part in (tokens, targets))
     if end_of_text is None:
-        found = model.token_scores(given, wanted)
+        found = model.token_scores(given, wanted) if ranked else _unranked(model.token_losses(given, wanted)[0])
         seen = np.broadcast_to(np.arange(1, tokens.shape[1] + 1), tokens.shape)
     else:
         documents = documents_in(given, end_of_text)
-        found = model.document_scores(given, wanted, documents)
+        if ranked:
+            found = model.document_scores(given, wanted, documents)
+        else:
+            found = _unranked(model.document_losses(given, wanted, documents))
         seen = positions_in(documents).cpu().numpy() + 1
     return found, seen if model.context_length is None else np.minimum(seen, model.context_length)
+
+
+def _unranked(nats: Tensor) -> Scores:
+    unknown = torch.zeros_like(nats, dtype=torch.int32)
+    return Scores(nats, unknown, unknown)
 
 
 def _read_through(model: LanguageModel, tokens: Tokens, stop: Stop) -> Iterator[Scored]:
@@ -172,3 +189,8 @@ def _collected(found: Scores, targets: Ints, places: Ints, seen: Ints, again: ND
     chosen = targets != IGNORED
     nats, higher, equal = (part.cpu().numpy()[chosen] for part in (found.nats, found.higher, found.equal))
     return Scored(places[chosen], seen[chosen], again[chosen], nats.astype(np.float64), higher, equal)
+
+
+def tokens_at_once(model: LanguageModel) -> int:
+    """How many tokens a model reads fastest together."""
+    return TOKENS_AT_ONCE.get(device_of(model).type, FAR_AT_ONCE)

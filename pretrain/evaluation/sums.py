@@ -29,20 +29,21 @@ class Sums:
     """Sums over the targets of each unit, (U,) each.
 
     Attributes:
-        top: by k, how many targets are among the k most probable ids; equals share their places.
+        ranked: how many targets have a rank; of a costly model only some.
+        top: by k, how many of these are among the k most probable ids; equals share their places.
     """
 
     nats: Floats
     tokens: Ints
     unseen: Ints
+    ranked: Ints
     top: dict[int, Floats]
 
     @classmethod
     def zeros(cls, units: int) -> "Sums":
         """Nothing scored yet."""
-        return cls(
-            np.zeros(units), np.zeros(units, np.int64), np.zeros(units, np.int64), {k: np.zeros(units) for k in TOP}
-        )
+        tokens, unseen, ranked = (np.zeros(units, np.int64) for _ in range(3))
+        return cls(np.zeros(units), tokens, unseen, ranked, {k: np.zeros(units) for k in TOP})
 
     def add(self, units: Ints, scored: Scored) -> None:
         """Count each of the scored targets to the unit (S,) that it belongs to."""
@@ -53,26 +54,29 @@ class Sums:
         self.nats[here] += np.bincount(units, scored.nats, size)
         self.tokens[here] += np.bincount(units, minlength=size)
         self.unseen[here] += np.bincount(units, np.isinf(scored.nats), size).astype(np.int64)
+        ranked = scored.equal > 0
+        self.ranked[here] += np.bincount(units, ranked, size).astype(np.int64)
         for k, hits in self.top.items():
-            hits[here] += np.bincount(units, ((k - scored.higher) / scored.equal).clip(0, 1), size)
+            shares = ((k - scored.higher) / np.maximum(scored.equal, 1)).clip(0, 1)
+            hits[here] += np.bincount(units, shares * ranked, size)
 
     def part(self, chosen: slice | NDArray[np.bool_] | Ints) -> "Sums":
         """Those of some units."""
         top = {k: hits[chosen] for k, hits in self.top.items()}
-        return Sums(self.nats[chosen], self.tokens[chosen], self.unseen[chosen], top)
+        return Sums(self.nats[chosen], self.tokens[chosen], self.unseen[chosen], self.ranked[chosen], top)
 
     @property
     def loss(self) -> Loss:
         """On all units."""
         return Loss(float(self.nats.sum()), int(self.tokens.sum()), int(self.unseen.sum()))
 
-    def accuracy(self, k: int) -> float:
-        """The share of the targets that are among the k most probable ids."""
-        return float(self.top[k].sum() / self.tokens.sum())
+    def accuracy(self, k: int) -> float | None:
+        """The share of the targets that are among the k most probable ids; None where no rank is known."""
+        return float(self.top[k].sum() / self.ranked.sum()) if self.ranked.any() else None
 
     def error(self, k: int | None = None) -> float | None:
         """The standard error of the loss, or of the accuracy among the k most probable ids."""
-        return ratio_error(self.nats if k is None else self.top[k], self.tokens)
+        return ratio_error(self.nats, self.tokens) if k is None else ratio_error(self.top[k], self.ranked)
 
 
 def ratio_error(totals: Floats, sizes: NDArray[np.number]) -> float | None:

@@ -205,7 +205,11 @@ def linear_scores(
     ):
         logits = capped(F.linear(chunk, weight, bias).to(exact), soft_cap)  # (rows, V)
         nats[places] = logits.log_softmax(1).gather(1, target[:, None])[:, 0].neg()
-        higher[places], equal[places] = _ranks(logits, target)
+        # The sign of what is above the target's is 1 where it is higher, 0 where equal: on a CPU a third of the time of
+        # two comparisons.
+        signs = logits.sub_(logits.gather(1, target[:, None])).sign_()
+        balance, different = signs.sum(1), signs.abs_().sum(1)
+        higher[places], equal[places] = ((balance + different) / 2).int(), (len(weight) - different).int()
     return Scores(nats.view(targets.shape), higher.view(targets.shape), equal.view(targets.shape))
 
 
