@@ -338,6 +338,19 @@ def test_frequencies_of_samples_are_the_probabilities():
     assert chi_square < 20.5  # 5 degrees of freedom, p = 0.001
 
 
+@pytest.mark.parametrize("name", [name for name in WORDS if name not in ("beam", "contrastive")])
+def test_frequencies_are_those_that_each_decoding_leaves(name):
+    logits = [-math.inf, 0.0, 1.0, 2.0, -1.0, -2.0, 0.5, 1.5]
+    decoding = named(name)
+    seen = torch.zeros(1, 8, dtype=torch.bool).index_fill_(1, torch.tensor([2, 5]), True)
+    chances = decoding(torch.tensor([logits]), seen).softmax(1)[0].tolist()
+    drawn = collections.Counter(
+        sample.tokens[0] for sample in write(Fixed(logits), [2, 5], n=1500, max_tokens=1, decoding=decoding)
+    )
+    assert all(chances[token] for token in drawn)
+    assert sum((drawn[token] - 1500 * p) ** 2 / (1500 * p) for token, p in enumerate(chances) if p) < 22.5  # 6 degrees
+
+
 def test_frequencies_of_tokens_along_one_text_are_the_probabilities():
     logits = [-math.inf, 0.0, 1.0, 2.0]
     expected = [3000 * p for p in torch.tensor(logits).double().softmax(0).tolist()]
