@@ -256,6 +256,15 @@ def test_ragged_rows_that_end_at_different_times_are_the_same_at_every_batch_siz
         assert [sample.tokens for sample in samples] == [sample.tokens for sample in by_size[0]]
 
 
+def test_long_texts_beside_others_that_have_ended_are_what_they_are_alone():
+    model = Fixed([-2.4, 0.0, 0.5, 1.0])
+    model.context_length = 1
+    by_size = [write_all(model, [[1]] * 6, rows=rows, max_tokens=150) for rows in (1, 6)]
+    assert [sample.tokens for sample in by_size[0]] == [sample.tokens for sample in by_size[1]]
+    sizes = sorted(len(sample.tokens) for sample in by_size[0])
+    assert sizes[len(sizes) // 2] < 64 < sizes[-1]  # a row's random numbers are drawn 64 at a time
+
+
 def test_of_a_prompt_beyond_the_context_the_end_is_read():
     model, long = gpt(), [1 + place % 9 for place in range(40)]
     assert write(model, long)[0].tokens == write(model, long[-CONTEXT:])[0].tokens
