@@ -249,8 +249,8 @@ def test_in_a_large_vocabulary_the_smallest_set_is_the_one_that_sorting_finds(ki
 def test_configs_of_older_runs_are_built():
     module = "pretrain.sampling.decodings"
     old = {"Greedy": {}, "Temperature": {}, "TopK": {"k": 2}, "TopP": {"p": 0.5}}
-    for name, settings in old.items():
-        part = {"_target_": f"{module}.{name}", **settings} | ({} if name == "Greedy" else {"temperature": 1.0})
+    for name, values in old.items():
+        part = {"_target_": f"{module}.{name}", **values} | ({} if name == "Greedy" else {"temperature": 1.0})
         config.check({"decoding": part, "sample": {"prompt": "", "max_tokens": 1}}, _Old)
         assert probabilities(config.build(config.Part(part)), [0.0, 3.0, 1.0])[1] > 0.5
 
