@@ -37,6 +37,8 @@ class Draws:
         self.tokens: list[list[int]] = [[] for _ in range(texts)]
         self.logprobs: list[list[float]] = [[] for _ in range(texts)]
         self.ended: list[Ended | None] = [None] * texts
+        # Where each row's tokens go: to its text, and to no one where that has ended.
+        self.into = [(self.tokens[text], self.logprobs[text]) for text in self.rows]
         self.steps = 0
         self.seen: Tensor | None = None
         self.generators = [torch.Generator().manual_seed(seed) for seed in _seeds(task)] if random else []
@@ -56,12 +58,14 @@ class Draws:
             self.seen.scatter_(1, chosen, True)
         logprobs = logits.log_softmax(1).gather(1, chosen)
         tokens = chosen.view(-1)
-        self._keep(tokens.tolist(), logprobs.view(-1).tolist(), logits)
+        ended = self._keep(tokens.tolist(), logprobs.view(-1).tolist(), logits)
         self.steps += 1
-        left = [place for place, text in enumerate(self.rows) if self.ended[text] is None]
-        self.over = not left or self.steps == self.task.max_tokens
-        if len(left) <= len(self.rows) // 2 and not self.over:
-            return self._without_ended(left, tokens, parents)
+        self.over = self.steps == self.task.max_tokens
+        if ended:
+            left = [place for place, text in enumerate(self.rows) if self.ended[text] is None]
+            self.over = self.over or not left
+            if len(left) <= len(self.rows) // 2 and not self.over:
+                return self._without_ended(left, tokens, parents)
         return tokens, parents
 
     def continuations(self) -> list[Continuation]:
@@ -81,26 +85,38 @@ class Draws:
             self.uniforms = torch.stack(drawn, dim=1).mul_(BELOW_ONE)[:, :, None].to(logits.device)
         return drawn_by(self.uniforms[place], logits)
 
-    def _keep(self, tokens: list[int], logprobs: list[float], logits: Tensor) -> None:
-        """Note a token a row, and which texts end with it."""
+    def _keep(self, tokens: list[int], logprobs: list[float], logits: Tensor) -> bool:
+        """Note a token a row; whether a text ends with it."""
+        for (own_tokens, own_logprobs), token, logprob in zip(self.into, tokens, logprobs, strict=True):
+            own_tokens.append(token)
+            own_logprobs.append(logprob)
+        # Most steps need no look at single rows. A sum is finite only if all are.
+        if not (
+            self.task.heard or self.task.ends or self.task.end_of_text in tokens or not math.isfinite(sum(logprobs))
+        ):
+            return False
+        before = self.ended.count(None)
         for row, (text, token, logprob) in enumerate(zip(self.rows, tokens, logprobs, strict=True)):
             if self.ended[text] is not None:
                 continue
             if not math.isfinite(logprob):  # as for all ids, if one's logit is NaN or infinite or all are -inf
                 refuse_unusable(logits[row, None])
-            self.logprobs[text].append(logprob)
             if token == self.task.end_of_text:
+                self.tokens[text].pop()
                 self.ended[text] = "end_of_text"
-                continue
-            self.tokens[text].append(token)
-            if self.task.heard:
-                self.task.heard(text, token)
-            if self.task.ends and self.task.ends(self.tokens[text]):
-                self.ended[text] = "stop"
+            else:
+                if self.task.heard:
+                    self.task.heard(text, token)
+                if self.task.ends and self.task.ends(self.tokens[text]):
+                    self.ended[text] = "stop"
+            if self.ended[text] is not None:
+                self.into[row] = ([], [])
+        return self.ended.count(None) < before
 
     def _without_ended(self, left: list[int], tokens: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
         """What step() returns, for the rows that are left alone."""
         self.rows = [self.rows[place] for place in left]
+        self.into = [self.into[place] for place in left]
         kept = torch.tensor(left, device=tokens.device)
         if self.generators:
             self.generators = [self.generators[place] for place in left]

@@ -130,13 +130,13 @@ def test_half_a_character_at_the_end_is_not_shown(answer: Answer, monkeypatch: p
         return [command.Continuation(ids, [-1.0] * len(ids), "length")]
 
     monkeypatch.setattr(command, "generate_all", written)
-    for size, text in ((2, ""), (3, "吾"), (4, "吾"), (5, "吾"), (6, "吾輩")):
+    for size, text in ((2, ""), (5, "吾"), (6, "吾輩")):
         _, [sample], _ = answer(f"max_tokens={size}")
         assert (sample["text"], len(sample["tokens"])) == (text, size)
 
 
 def test_a_streamed_text_is_the_same_as_one_shown_at_the_end(answer: Answer) -> None:
-    for words in (["prompt=The cat"], ["prompt=吾輩", 'stop=["e"]'], ["decoding=beam"], ["decoding=contrastive"]):
+    for words in (["prompt=吾輩", 'stop=["e"]'], ["decoding=beam", "prompt=The cat"]):
         _, at_once, _ = answer(*words, "max_tokens=40", "stream=false", format="table")
         _, streamed, _ = answer(*words, "max_tokens=40", "stream=true", format="table")
         assert streamed == at_once

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
 from pretrain.models.gpt import GPT
 from pretrain.models.language_model import IGNORED, LanguageModel, linear_cross_entropy
+from pretrain.sampling.beam_search import BeamSearch
+from pretrain.sampling.decodings import Greedy, TopP
+from pretrain.sampling.generation import generate_all
 
 V, B, T = 23, 3, 12
 SMALL = ["model.n_embd=16", "model.n_layer=2", "model.n_head=2", "model.context_length=16"]
@@ -138,6 +142,21 @@ def test_step_by_step_equals_the_whole_row_at_once(model: LanguageModel) -> None
     for place in range(4, T):
         logits, state = model.next_logits(rows[:, place : place + 1], torch.ones(B, dtype=torch.long), state)
         assert torch.allclose(logits, whole[:, place], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_every_kind_of_decoding_writes_what_the_whole_row_says(model: LanguageModel) -> None:
+    settings: dict[str, Any] = {"max_tokens": 6, "seed": 1, "end_of_text": 0, "device": torch.device("cpu")}
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
+    for decoding in (Greedy(), TopP(p=0.9, temperature=1.0), BeamSearch(width=3, length_penalty=1.0)):
+        written = generate_all(model, prompts, n=2, decoding=decoding, rows=3, **settings)
+        for place, continuation in enumerate(written):
+            ids = continuation.tokens + ([0] if continuation.ended == "end_of_text" else [])
+            row = torch.tensor([[*prompts[place // 2], *ids]])
+            logs = model(row)[0].double().log_softmax(1)[-len(ids) - 1 : -1]
+            assert logs.gather(1, row[0, -len(ids) :, None])[:, 0].tolist() == pytest.approx(
+                continuation.logprobs, abs=1e-4
+            )
 
 
 def test_weights_survive_saving_and_loading(model: LanguageModel, request: pytest.FixtureRequest) -> None:

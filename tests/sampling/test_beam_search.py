@@ -136,6 +136,12 @@ def test_the_best_text_may_begin_with_a_less_probable_token():
     assert beam.logprob > greedy.logprob
 
 
+def test_the_search_goes_on_while_a_longer_text_may_become_better():
+    late = Pairs([[1, 1, 1, 1], [0.5, 0.14, 0.22, 0.14], [0.01, 0.01, 0.97, 0.01], [0.97, 0.01, 0.01, 0.01]])
+    (one,) = generate(late, [1], n=1, max_tokens=4, decoding=BeamSearch(width=2, length_penalty=1.0), **SETTINGS)
+    assert one.tokens == [2, 2, 2, 2]
+
+
 def test_texts_end_at_what_ends_them(model):
     decoding = BeamSearch(width=6, length_penalty=1.0)
     found = generate(model, [1], n=6, max_tokens=5, decoding=decoding, ends=lambda ids: len(ids) == 3, **SETTINGS)

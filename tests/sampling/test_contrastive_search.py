@@ -48,17 +48,20 @@ def outputs_of(model, tokens):
 
 
 @torch.inference_mode()
-def by_hand(model, prompt, k, alpha, most):
-    so_far = list(prompt)
+def by_hand(model, prompt, k, alpha, most, context=10**9):
+    """Token by token; what does not fit the context is read from the last half of it, each candidate included."""
+    so_far, written = list(prompt), []
     for _ in range(most):
-        probabilities = model(torch.tensor([so_far]))[0, -1].softmax(0)
-        values, candidates = probabilities.topk(k)
+        values, candidates = model(torch.tensor([so_far]))[0, -1].softmax(0).topk(k)
+        if len(so_far) + 1 > context:
+            so_far = so_far[1 - context // 2 :]
         scores = []
         for value, candidate in zip(values.tolist(), candidates.tolist(), strict=True):
             outputs = outputs_of(model, [*so_far, candidate])
             scores.append((1 - alpha) * value - alpha * float((outputs[:-1] @ outputs[-1]).max()))
-        so_far.append(int(candidates[scores.index(max(scores))]))
-    return so_far[len(prompt) :]
+        written.append(int(candidates[scores.index(max(scores))]))
+        so_far.append(written[-1])
+    return written[: written.index(EOT)] if EOT in written else written
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.6, 1.0])
@@ -66,9 +69,7 @@ def test_each_token_is_the_best_by_the_definition(model, alpha):
     decoding = ContrastiveSearch(k=4, alpha=alpha)
     found = generate_all(model, PROMPTS, n=1, max_tokens=9, decoding=decoding, rows=3, **SETTINGS)
     for prompt, one in zip(PROMPTS, found, strict=True):
-        expected = by_hand(model, prompt, 4, alpha, 9)
-        end = expected.index(EOT) if EOT in expected else 9
-        assert one.tokens == expected[:end]
+        assert one.tokens == by_hand(model, prompt, 4, alpha, 9)
 
 
 def test_without_alpha_it_is_greedy(model):
@@ -88,9 +89,12 @@ def test_one_candidate_or_more_than_there_are_ids_will_do(model):
 
 
 def test_beyond_the_context_it_compares_with_what_the_model_sees():
-    decoding = ContrastiveSearch(k=3, alpha=0.5)
-    (one,) = generate(gpt(), [1, 2, 3], n=1, max_tokens=4 * CONTEXT, decoding=decoding, **SETTINGS)
-    assert len(one.tokens) == 4 * CONTEXT or one.ended == "end_of_text"
+    decoding, model = ContrastiveSearch(k=3, alpha=0.8), gpt()
+    prompts = [[1, 2, 3], [9, 8], [5, 5, 7, 4]]
+    found = generate_all(model, prompts, n=1, max_tokens=30, decoding=decoding, rows=1, **SETTINGS)
+    for prompt, one in zip(prompts, found, strict=True):
+        assert one.tokens == by_hand(model, prompt, 3, 0.8, 30, CONTEXT)
+    assert any(len(one.tokens) == 30 for one in found)
 
 
 def test_a_model_that_tells_no_outputs_is_refused():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -40,6 +40,7 @@ EXTREME = {
 }
 # Typical sampling may leave out what is more probable than expected.
 UNORDERED = ("typical", "typical is 0", "all")
+FEW = settings(max_examples=25)  # of each of many decodings
 LOGIT = st.floats(-1e4, 1e4) | st.sampled_from([0.0, -math.inf, -1e300, 1e300])
 LOGITS = st.lists(LOGIT, min_size=1, max_size=12).filter(lambda logits: max(logits) > -math.inf)
 
@@ -69,6 +70,7 @@ def ordered(request):
     return named(request.param)
 
 
+@FEW
 @given(logits=LOGITS)
 @example([-5.0])
 @example([-math.inf, -3.0, -math.inf])
@@ -82,6 +84,7 @@ def test_the_result_is_a_distribution_over_allowed_tokens(decoding, logits):
     assert all(p == 0 for p, logit in zip(result, logits, strict=True) if logit == -math.inf)
 
 
+@FEW
 @given(logits=LOGITS)
 def test_a_more_probable_token_never_becomes_less_probable_than_another(ordered, logits):
     before, after = row(logits).softmax(dim=1)[0].tolist(), probabilities(ordered, logits)
@@ -91,12 +94,14 @@ def test_a_more_probable_token_never_becomes_less_probable_than_another(ordered,
                 assert after[one] >= after[other]
 
 
+@FEW
 @given(logits=LOGITS)
 def test_the_most_probable_token_is_always_allowed(ordered, logits):
     result = probabilities(ordered, logits)
     assert max(result[i] for i, logit in enumerate(logits) if logit == max(logits)) == max(result) > 0
 
 
+@FEW
 @given(rows=st.lists(st.lists(st.floats(-50, 50), min_size=6, max_size=6), min_size=1, max_size=4))
 def test_rows_do_not_touch_each_other(decoding, rows):
     logits = torch.tensor(rows, dtype=torch.float64)
@@ -244,8 +249,8 @@ def test_in_a_large_vocabulary_the_smallest_set_is_the_one_that_sorting_finds(ki
 def test_configs_of_older_runs_are_built():
     module = "pretrain.sampling.decodings"
     old = {"Greedy": {}, "Temperature": {}, "TopK": {"k": 2}, "TopP": {"p": 0.5}}
-    for name, settings in old.items():
-        part = {"_target_": f"{module}.{name}", **settings} | ({} if name == "Greedy" else {"temperature": 1.0})
+    for name, values in old.items():
+        part = {"_target_": f"{module}.{name}", **values} | ({} if name == "Greedy" else {"temperature": 1.0})
         config.check({"decoding": part, "sample": {"prompt": "", "max_tokens": 1}}, _Old)
         assert probabilities(config.build(config.Part(part)), [0.0, 3.0, 1.0])[1] > 0.5
 

@@ -1,6 +1,7 @@
 """Writing, token by token: what is drawn, when it ends, and what its probability is."""
 
 import collections
+import functools
 import math
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def model(request):
     return {"gpt": gpt, "mlp": mlp}[request.param]()
 
 
+@functools.cache
 def named(name):
     return config.build(config.Part(cli._composed("sample", WORDS[name])["decoding"]))
 
@@ -232,11 +234,10 @@ def write_all(model, prompts=PROMPTS, rows=1, n=2, decoding=DRAW, **others):
 
 def test_prompts_of_any_length_together_are_continued_as_each_alone(model, decoding):
     alone = write_all(model, rows=1, decoding=decoding)
-    for rows in (4, 6):
-        together = write_all(model, rows=rows, decoding=decoding)
-        assert [sample.tokens for sample in together] == [sample.tokens for sample in alone]
-        for one, other in zip(together, alone, strict=True):
-            assert one.logprobs == pytest.approx(other.logprobs, rel=1e-3, abs=1e-4)
+    together = write_all(model, rows=6, decoding=decoding)
+    assert [sample.tokens for sample in together] == [sample.tokens for sample in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, rel=1e-3, abs=1e-4)
     assert len({tuple(sample.tokens) for sample in alone}) > 4
 
 
@@ -254,6 +255,15 @@ def test_ragged_rows_that_end_at_different_times_are_the_same_at_every_batch_siz
     assert {sample.ended for sample in by_size[0]} == {"end_of_text", "length"}
     for samples in by_size[1:]:
         assert [sample.tokens for sample in samples] == [sample.tokens for sample in by_size[0]]
+
+
+def test_long_texts_beside_others_that_have_ended_are_what_they_are_alone():
+    model = Fixed([-2.4, 0.0, 0.5, 1.0])
+    model.context_length = 1
+    by_size = [write_all(model, [[1]] * 6, rows=rows, max_tokens=150) for rows in (1, 6)]
+    assert [sample.tokens for sample in by_size[0]] == [sample.tokens for sample in by_size[1]]
+    sizes = sorted(len(sample.tokens) for sample in by_size[0])
+    assert sizes[len(sizes) // 2] < 64 < sizes[-1]  # a row's random numbers are drawn 64 at a time
 
 
 def test_of_a_prompt_beyond_the_context_the_end_is_read():
@@ -336,6 +346,19 @@ def test_frequencies_of_samples_are_the_probabilities():
     assert not drawn.keys() & {0, 6}
     chi_square = sum((drawn[token] - mean) ** 2 / mean for token, mean in enumerate(expected) if mean)
     assert chi_square < 20.5  # 5 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize("name", [name for name in WORDS if name not in ("beam", "contrastive")])
+def test_frequencies_are_those_that_each_decoding_leaves(name):
+    logits = [-math.inf, 0.0, 1.0, 2.0, -1.0, -2.0, 0.5, 1.5]
+    decoding = named(name)
+    seen = torch.zeros(1, 8, dtype=torch.bool).index_fill_(1, torch.tensor([2, 5]), True)
+    chances = decoding(torch.tensor([logits]), seen).softmax(1)[0].tolist()
+    drawn = collections.Counter(
+        sample.tokens[0] for sample in write(Fixed(logits), [2, 5], n=1500, max_tokens=1, decoding=decoding)
+    )
+    assert all(chances[token] for token in drawn)
+    assert sum((drawn[token] - 1500 * p) ** 2 / (1500 * p) for token, p in enumerate(chances) if p) < 22.5  # 6 degrees
 
 
 def test_frequencies_of_tokens_along_one_text_are_the_probabilities():

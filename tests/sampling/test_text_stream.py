@@ -1,7 +1,7 @@
 """Text that comes token by token: whole characters only, and nothing behind a stop string."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pretrain.sampling.text_stream import StopStrings, TextStream, before_stop, finished_text, without_half_character
@@ -42,6 +42,7 @@ def ids_of(tokenizer, data):
     return [token for token in whole[begin:] + some if token != tokenizer.end_of_text]
 
 
+@settings(max_examples=60)
 @given(data=st.data(), stop=STOPS, cut=st.booleans())
 def test_the_pieces_together_are_the_finished_text(tokenizer, data, stop, cut):
     ids = ids_of(tokenizer, data)
@@ -69,6 +70,7 @@ def test_a_character_is_shown_as_soon_as_it_is_whole(tokenizer):
     assert len(pieces) >= 3 or len(ids) < 3
 
 
+@settings(max_examples=40)
 @given(data=st.data(), stop=STOPS.filter(bool))
 @example(data=None, stop=["\n\n"])
 def test_a_stop_string_is_noticed_with_the_token_that_completes_it(tokenizer, data, stop):
