@@ -208,9 +208,9 @@ def test_a_dry_run_of_a_thousand_ranks_keeps_what_the_plan_tells() -> None:
     ran = dry_run(make_model, Layout(replicas=128, shards=8), torch.bfloat16)
     assert ran["parameters"] == ran["gradients"] == of.parameters // 8
     # All weights are gathered in bf16, blocks once more for the backward pass, and gradients reduced in fp32.
-    assert ran["exchanges"]["allgather_base"]["bytes"] == 2 * (of.parameters + of.blocks * of.block)
-    assert ran["exchanges"]["reduce_scatter_base"]["bytes"] == 4 * of.parameters
-    assert ran["exchanges"]["allreduce"]["bytes"] == 4 * of.parameters // 8
+    assert ran["exchanges"]["all_gather"]["bytes"] == 2 * (of.parameters + of.blocks * of.block)
+    assert ran["exchanges"]["reduce_scatter"]["bytes"] == 4 * of.parameters
+    assert ran["exchanges"]["all_reduce"]["bytes"] == 4 * of.parameters // 8
     copies = dry_run(make_model, Layout(replicas=1024), torch.bfloat16)
     assert copies["parameters"] == of.parameters
     with pytest.raises(ConfigError, match="parallel=fsdp"):
