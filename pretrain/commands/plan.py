@@ -180,8 +180,7 @@ def _show(document: dict[str, Any]) -> None:
     if "dry_run" in document:
         ran = document["dry_run"]
         rows = [[name, f"{of['times']:,}", byte_size(of["bytes"])] for name, of in ran["exchanges"].items()]
-        title = f"Dry run of one of {ranks:,} ranks, which keeps {ran['parameters']:,} parameters: a micro-batch"
-        show_table(title, ["exchange", "times", "in all"], rows)
+        show_table(f"One of {ranks:,} ranks, a micro-batch", ["exchange of whole blocks", "times", "in all"], rows)
     show_table("The run", ["", "tokens", "steps", "FLOPs", "time"], _runs(document))
     for line in _said(document):
         print(line)
@@ -202,6 +201,8 @@ def _said(document: dict[str, Any]) -> list[str]:
     size, taken, speed, disk = (document[name] for name in ("micro_batch", "memory", "speed", "checkpoints"))
     room = document["hardware"]["may_fill"]
     said = []
+    if "dry_run" in document:
+        said.append(f"Gone through without values: a rank keeps {document['dry_run']['parameters']:,} parameters.")
     if size["largest"]:
         said.append(f"Largest micro-batch that fits: {size['largest']:,} of a rank's {size['rows']:,} rows a step.")
     if not taken["fits"]:

@@ -28,8 +28,12 @@ from pretrain.models.language_model import LanguageModel
 from pretrain.training.planning import Layout
 
 MOST_TOKENS = 128  # what is exchanged does not depend on them
-# What each exchange is called in PyTorch, and which of its arguments holds what comes or goes in whole.
-EXCHANGES = {"_allgather_base_": 0, "_reduce_scatter_base_": 1, "allreduce_": 0}
+# PyTorch's name of each exchange, ours, and which of its arguments holds what comes or goes in whole.
+EXCHANGES = {
+    "_allgather_base_": ("all_gather", 0),
+    "_reduce_scatter_base_": ("reduce_scatter", 1),
+    "allreduce_": ("all_reduce", 0),
+}
 
 
 def dry_run(make_model: Callable[[], LanguageModel], layout: Layout, dtype: torch.dtype) -> dict[str, Any]:
@@ -74,9 +78,7 @@ def _run(make_model: Callable[[], LanguageModel], mesh: DeviceMesh, dtype: torch
             "parameters": sum(_kept(parameter) for parameter in model.parameters()),
             "gradients": sum(map(_kept, gradients)),
             "exchanges": {
-                name.strip("_"): {"times": exchanged.times[name], "bytes": exchanged.bytes[name]}
-                for name in EXCHANGES
-                if exchanged.times[name]
+                name: {"times": times, "bytes": exchanged.bytes[name]} for name, times in exchanged.times.items()
             },
         }
 
@@ -92,10 +94,11 @@ class _Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = function.overloadpacket.__name__
-        if function.namespace == "c10d" and name in EXCHANGES:
+        called = function.overloadpacket.__name__
+        if function.namespace == "c10d" and called in EXCHANGES:
+            name, place = EXCHANGES[called]
             self.times[name] += 1
-            whole = args[EXCHANGES[name]]
+            whole = args[place]
             tensors: list[Tensor] = [whole] if isinstance(whole, Tensor) else list(whole)
             self.bytes[name] += sum(tensor.nbytes for tensor in tensors)
         return function(*args, **(kwargs or {}))

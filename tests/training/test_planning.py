@@ -12,7 +12,7 @@ from pretrain.commands.sizing import named_layout, sized
 from pretrain.data.batches import Batches
 from pretrain.errors import ConfigError
 from pretrain.inspection.parameters import hollow
-from pretrain.models.language_model import LanguageModel
+from pretrain.models.language_model import LOGITS_AT_ONCE, LanguageModel
 from pretrain.stopping import Stop
 from pretrain.training.dry_run import dry_run
 from pretrain.training.hardware import Hardware, available_memory
@@ -30,7 +30,7 @@ from pretrain.training.planning import (
 from pretrain.training.schedules import Constant
 from pretrain.training.updates import GradientUpdate
 
-V = 500
+V = 2000
 ROWS, LENGTH = 4, 96
 SMALL = ["model.n_layer=3", "model.n_head=2", "model.n_embd=64", "model.context_length=96"]
 RECURRENT = ["model.n_embd=64", "model.n_hidden=96"]
@@ -65,8 +65,9 @@ def gpt() -> Footprint:
     ],
 )
 def test_a_step_holds_about_the_tensors_that_the_plan_tells(
-    name: str, words: list[str], dtype: torch.dtype, make_stream: Any
+    name: str, words: list[str], dtype: torch.dtype, make_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 2**14)  # so that logits are made in several chunks
     settings = settings_of(name, *words)
     model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=V)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -81,7 +82,7 @@ def test_a_step_holds_about_the_tensors_that_the_plan_tells(
     moments = memory(footprint_of(settings), ROWS * LENGTH, dtype.itemsize, "cpu")
     there = ("weights", "optimizer", "checkpoint copy", "allocator", "context")
     comes = max(sum(size for part, size in parts.items() if part not in there) for parts in moments.values())
-    assert comes == pytest.approx(passing.most, rel=0.15)
+    assert comes == pytest.approx(passing.most, rel=0.1)
 
 
 @pytest.mark.parametrize("name", help_text.options("optimizer"))
@@ -208,9 +209,9 @@ def test_a_dry_run_of_a_thousand_ranks_keeps_what_the_plan_tells() -> None:
     ran = dry_run(make_model, Layout(replicas=128, shards=8), torch.bfloat16)
     assert ran["parameters"] == ran["gradients"] == of.parameters // 8
     # All weights are gathered in bf16, blocks once more for the backward pass, and gradients reduced in fp32.
-    assert ran["exchanges"]["allgather_base"]["bytes"] == 2 * (of.parameters + of.blocks * of.block)
-    assert ran["exchanges"]["reduce_scatter_base"]["bytes"] == 4 * of.parameters
-    assert ran["exchanges"]["allreduce"]["bytes"] == 4 * of.parameters // 8
+    assert ran["exchanges"]["all_gather"]["bytes"] == 2 * (of.parameters + of.blocks * of.block)
+    assert ran["exchanges"]["reduce_scatter"]["bytes"] == 4 * of.parameters
+    assert ran["exchanges"]["all_reduce"]["bytes"] == 4 * of.parameters // 8
     copies = dry_run(make_model, Layout(replicas=1024), torch.bfloat16)
     assert copies["parameters"] == of.parameters
     with pytest.raises(ConfigError, match="parallel=fsdp"):
