@@ -150,32 +150,37 @@ def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on
     assert all(abs(mixed[step] - undisturbed[step]) < 1e-5 for step in undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("fault", "seconds", "said_by_others"),
-    [
-        pytest.param("SIGKILL", 10, "rank 1 (process"),
-        pytest.param("raise", 10, "rank 1 failed: ValueError: poisoned", marks=[pytest.mark.faults]),
-        pytest.param("SIGSTOP", 5 + 10, "rank 1 (process", marks=[pytest.mark.faults]),
-        pytest.param("hang", 5 + 10, "rank 1 (process", marks=[pytest.mark.faults]),
-    ],
-)
-def test_a_rank_that_fails_ends_the_others_and_is_named(
-    fault: str, seconds: float, said_by_others: str, corpus: Path, tmp_path: Path
-) -> None:
-    processes = start(
-        2, "command", fault, "1", *words(corpus, "parallel=ddp", "parallel.timeout_seconds=5"), cwd=tmp_path
-    )
+FAULTS = [
+    pytest.param("SIGKILL", "fsdp", id="dies"),
+    pytest.param("SIGSTOP", "fsdp", id="is stopped"),
+    pytest.param("raise", "ddp", id="raises"),
+    pytest.param("hang", "ddp", id="hangs", marks=[pytest.mark.faults]),
+    pytest.param("hang", "tensor", id="hangs, tensor", marks=[pytest.mark.faults]),
+    pytest.param("SIGKILL", "tensor", id="dies, tensor", marks=[pytest.mark.faults]),
+    pytest.param("SIGKILL", "ddp", id="dies, ddp", marks=[pytest.mark.faults]),
+    pytest.param("raise", "fsdp", id="raises, fsdp", marks=[pytest.mark.faults]),
+]
+
+
+@pytest.mark.parametrize(("fault", "way"), FAULTS)
+def test_a_rank_that_fails_ends_the_others_and_is_named(fault: str, way: str, corpus: Path, tmp_path: Path) -> None:
+    timeout = 5
+    more = [f"parallel={way}", f"parallel.timeout_seconds={timeout}"]
+    processes = start(2, "command", fault, "1", *words(corpus, *more), cwd=tmp_path)
     metrics, end = tmp_path / "runs" / "one" / "metrics.jsonl", time.monotonic() + 90
     while not (metrics.is_file() and '"step": 6' in metrics.read_text("utf-8")):
         assert time.monotonic() < end, "it never came to the fault"
         time.sleep(0.02)
     before = time.monotonic()
     codes, _, said = finish(processes)
-    assert time.monotonic() - before < seconds
-    assert codes[0] == 1
-    assert codes[1] == (1 if fault == "raise" else -signal.SIGKILL)
-    assert said_by_others in said[0].splitlines()[-1]
-    assert (said[1].splitlines() or [""])[-1].startswith("error: ValueError: poisoned") == (fault == "raise")
+    assert time.monotonic() - before < 10 + (timeout if fault in ("SIGSTOP", "hang") else 0)
+    assert codes == [1, 1 if fault == "raise" else -signal.SIGKILL]
+    last = said[0].splitlines()[-1]
+    if fault == "raise":
+        assert last == "error: rank 1 failed: ValueError: poisoned"
+        assert said[1].splitlines()[-1].startswith("error: ValueError: poisoned")
+    else:
+        assert last.startswith(f"error: rank 1 (process {processes[1].pid} on ")
 
 
 def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> None:
