@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ assert spec is not None
 assert spec.loader is not None
 driver = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(driver)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the ranks have it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def start(ranks: int, *words: str, cwd: Path) -> list[subprocess.Popen[str]]:
@@ -151,13 +161,13 @@ def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on
 
 
 FAULTS = [
-    pytest.param("SIGKILL", "fsdp", id="dies"),
+    pytest.param("SIGKILL", "ddp", id="dies"),
     pytest.param("SIGSTOP", "fsdp", id="is stopped"),
     pytest.param("raise", "ddp", id="raises"),
     pytest.param("hang", "ddp", id="hangs", marks=[pytest.mark.faults]),
     pytest.param("hang", "tensor", id="hangs, tensor", marks=[pytest.mark.faults]),
     pytest.param("SIGKILL", "tensor", id="dies, tensor", marks=[pytest.mark.faults]),
-    pytest.param("SIGKILL", "ddp", id="dies, ddp", marks=[pytest.mark.faults]),
+    pytest.param("SIGKILL", "fsdp", id="dies, fsdp", marks=[pytest.mark.faults]),
     pytest.param("raise", "fsdp", id="raises, fsdp", marks=[pytest.mark.faults]),
 ]
 
@@ -217,6 +227,38 @@ def test_a_run_goes_on_in_any_number_of_processes_of_any_kind(corpus: Path, tmp_
     ends = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in ("one", "undisturbed")]
     assert abs(ends[0]["validation"]["loss"] - ends[1]["validation"]["loss"]) < 1e-5
     assert ends[0]["parameters"] == ends[1]["parameters"]
+
+
+@pytest.mark.faults
+def test_torchrun_starts_the_same_command_and_passes_a_stop_on(corpus: Path, tmp_path: Path) -> None:
+    more = ["parallel=fsdp", "schedule=constant", "trainer.checkpoint_every=1000"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+
+    def launch(steps: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*torchrun, "-m", "pretrain", *words(corpus, *more, f"trainer.max_steps={steps}")],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    launched, run = launch(100_000), tmp_path / "runs" / "one"
+    end = time.monotonic() + 90
+    while not (run / "metrics.jsonl").is_file() or len(losses(run)) < 10:
+        assert time.monotonic() < end, "it never began"
+        time.sleep(0.02)
+    os.killpg(launched.pid, signal.SIGINT)  # Ctrl-C: it comes to the ranks, and once more from torchrun
+    _, said = launched.communicate(timeout=60)
+    assert said.count("error: stopped by SIGINT; the same command goes on from here") == 2
+    stopped = int((run / "latest").read_text().strip().removeprefix("step_"))
+    assert stopped >= 10
+    launched = launch(stopped + 5)
+    out, said = launched.communicate(timeout=90)
+    assert launched.returncode == 0, said
+    assert json.loads(out)["steps"] == stopped + 5
 
 
 @pytest.mark.parametrize(
