@@ -1,6 +1,8 @@
 """Training on several processes is training on one: the same losses, one end for all, whoever fails is named."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +124,19 @@ def command(ranks: int, fault: str, corpus: Path, home: Path, *more: str) -> tup
     return finish(start(ranks, "command", fault, str(ranks - 1), *words(corpus, *more), cwd=home))
 
 
+def alone(corpus: Path, home: Path, *more: str) -> dict[str, Any]:
+    """The result of the command in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    out = io.StringIO()
+    with contextlib.chdir(home), contextlib.redirect_stdout(out):
+        code = cli.main(words(corpus, *more))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert code == 0
+    result: dict[str, Any] = json.loads(out.getvalue())
+    return result
+
+
 def losses(run: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
@@ -130,8 +146,7 @@ def losses(run: Path) -> dict[int, float]:
 def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """The losses of a run in one process."""
     home = tmp_path_factory.mktemp("undisturbed")
-    [code], _, said = finish(start(1, "command", "none", "0", *words(corpus), cwd=home))
-    assert code == 0, said
+    alone(corpus, home)
     return losses(home / "runs" / "one")
 
 
@@ -152,9 +167,7 @@ def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on
     assert out == [""] * ranks
     run = tmp_path / "runs" / "one"
     assert (run / "latest").read_text() == "step_00000006\n"
-    [code], [result], _ = finish(start(1, "command", "none", "0", *words(corpus), cwd=tmp_path))
-    assert code == 0
-    assert json.loads(result)["steps"] == 12
+    assert alone(corpus, tmp_path)["steps"] == 12
     mixed = losses(run)
     assert mixed.keys() == undisturbed.keys() == set(range(1, 13))
     assert all(abs(mixed[step] - undisturbed[step]) < 1e-5 for step in undisturbed)
@@ -206,10 +219,7 @@ def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> 
 @pytest.mark.faults
 def test_a_run_goes_on_in_any_number_of_processes_of_any_kind(corpus: Path, tmp_path: Path) -> None:
     constant = ["schedule=constant", "trainer.max_steps=15"]
-    [code], _, said = finish(
-        start(1, "command", "none", "0", *words(corpus, *constant, "name=undisturbed"), cwd=tmp_path)
-    )
-    assert code == 0, said
+    alone(corpus, tmp_path, *constant, "name=undisturbed")
     stages = [
         (1, 3, []),
         (2, 6, ["parallel=fsdp"]),
