@@ -15,7 +15,7 @@ from pretrain.models.mlp import MLP
 from pretrain.training.activation_checkpointing import PRODUCTS, Activations, checkpoint_activations
 
 V, T = 23, 80  # more keys than attention computes without a fused kernel
-SIZES: dict[str, Any] = {"context_length": T, "n_layer": 3, "n_head": 2, "n_embd": 32}
+SIZES: dict[str, Any] = {"context_length": T, "n_layer": 2, "n_head": 2, "n_embd": 32}
 
 
 def model(kind: str) -> LanguageModel:

@@ -1,6 +1,8 @@
 """Training on several processes is training on one: the same losses, one end for all, whoever fails is named."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import random
@@ -9,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +31,15 @@ assert spec is not None
 assert spec.loader is not None
 driver = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(driver)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the ranks have it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def start(ranks: int, *words: str, cwd: Path) -> list[subprocess.Popen[str]]:
@@ -111,6 +124,19 @@ def command(ranks: int, fault: str, corpus: Path, home: Path, *more: str) -> tup
     return finish(start(ranks, "command", fault, str(ranks - 1), *words(corpus, *more), cwd=home))
 
 
+def alone(corpus: Path, home: Path, *more: str) -> dict[str, Any]:
+    """The result of the command in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    out = io.StringIO()
+    with contextlib.chdir(home), contextlib.redirect_stdout(out):
+        code = cli.main(words(corpus, *more))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert code == 0
+    result: dict[str, Any] = json.loads(out.getvalue())
+    return result
+
+
 def losses(run: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
@@ -120,8 +146,7 @@ def losses(run: Path) -> dict[int, float]:
 def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """The losses of a run in one process."""
     home = tmp_path_factory.mktemp("undisturbed")
-    [code], _, said = finish(start(1, "command", "none", "0", *words(corpus), cwd=home))
-    assert code == 0, said
+    alone(corpus, home)
     return losses(home / "runs" / "one")
 
 
@@ -142,40 +167,43 @@ def test_a_signal_on_one_rank_stops_all_at_the_same_step_and_one_process_goes_on
     assert out == [""] * ranks
     run = tmp_path / "runs" / "one"
     assert (run / "latest").read_text() == "step_00000006\n"
-    [code], [result], _ = finish(start(1, "command", "none", "0", *words(corpus), cwd=tmp_path))
-    assert code == 0
-    assert json.loads(result)["steps"] == 12
+    assert alone(corpus, tmp_path)["steps"] == 12
     mixed = losses(run)
     assert mixed.keys() == undisturbed.keys() == set(range(1, 13))
     assert all(abs(mixed[step] - undisturbed[step]) < 1e-5 for step in undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("fault", "seconds", "said_by_others"),
-    [
-        pytest.param("SIGKILL", 10, "rank 1 (process"),
-        pytest.param("raise", 10, "rank 1 failed: ValueError: poisoned", marks=[pytest.mark.faults]),
-        pytest.param("SIGSTOP", 5 + 10, "rank 1 (process", marks=[pytest.mark.faults]),
-        pytest.param("hang", 5 + 10, "rank 1 (process", marks=[pytest.mark.faults]),
-    ],
-)
-def test_a_rank_that_fails_ends_the_others_and_is_named(
-    fault: str, seconds: float, said_by_others: str, corpus: Path, tmp_path: Path
-) -> None:
-    processes = start(
-        2, "command", fault, "1", *words(corpus, "parallel=ddp", "parallel.timeout_seconds=5"), cwd=tmp_path
-    )
+FAULTS = [
+    pytest.param("SIGKILL", "ddp", id="dies"),
+    pytest.param("SIGSTOP", "fsdp", id="is stopped"),
+    pytest.param("raise", "ddp", id="raises"),
+    pytest.param("hang", "ddp", id="hangs", marks=[pytest.mark.faults]),
+    pytest.param("hang", "tensor", id="hangs, tensor", marks=[pytest.mark.faults]),
+    pytest.param("SIGKILL", "tensor", id="dies, tensor", marks=[pytest.mark.faults]),
+    pytest.param("SIGKILL", "fsdp", id="dies, fsdp", marks=[pytest.mark.faults]),
+    pytest.param("raise", "fsdp", id="raises, fsdp", marks=[pytest.mark.faults]),
+]
+
+
+@pytest.mark.parametrize(("fault", "way"), FAULTS)
+def test_a_rank_that_fails_ends_the_others_and_is_named(fault: str, way: str, corpus: Path, tmp_path: Path) -> None:
+    timeout = 5
+    more = [f"parallel={way}", f"parallel.timeout_seconds={timeout}"]
+    processes = start(2, "command", fault, "1", *words(corpus, *more), cwd=tmp_path)
     metrics, end = tmp_path / "runs" / "one" / "metrics.jsonl", time.monotonic() + 90
     while not (metrics.is_file() and '"step": 6' in metrics.read_text("utf-8")):
         assert time.monotonic() < end, "it never came to the fault"
         time.sleep(0.02)
     before = time.monotonic()
     codes, _, said = finish(processes)
-    assert time.monotonic() - before < seconds
-    assert codes[0] == 1
-    assert codes[1] == (1 if fault == "raise" else -signal.SIGKILL)
-    assert said_by_others in said[0].splitlines()[-1]
-    assert (said[1].splitlines() or [""])[-1].startswith("error: ValueError: poisoned") == (fault == "raise")
+    assert time.monotonic() - before < 10 + (timeout if fault in ("SIGSTOP", "hang") else 0)
+    assert codes == [1, 1 if fault == "raise" else -signal.SIGKILL]
+    last = said[0].splitlines()[-1]
+    if fault == "raise":
+        assert last == "error: rank 1 failed: ValueError: poisoned"
+        assert said[1].splitlines()[-1].startswith("error: ValueError: poisoned")
+    else:
+        assert last.startswith(f"error: rank 1 (process {processes[1].pid} on ")
 
 
 def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> None:
@@ -191,10 +219,7 @@ def test_nan_on_one_rank_skips_the_step_on_all(corpus: Path, tmp_path: Path) -> 
 @pytest.mark.faults
 def test_a_run_goes_on_in_any_number_of_processes_of_any_kind(corpus: Path, tmp_path: Path) -> None:
     constant = ["schedule=constant", "trainer.max_steps=15"]
-    [code], _, said = finish(
-        start(1, "command", "none", "0", *words(corpus, *constant, "name=undisturbed"), cwd=tmp_path)
-    )
-    assert code == 0, said
+    alone(corpus, tmp_path, *constant, "name=undisturbed")
     stages = [
         (1, 3, []),
         (2, 6, ["parallel=fsdp"]),
@@ -212,6 +237,38 @@ def test_a_run_goes_on_in_any_number_of_processes_of_any_kind(corpus: Path, tmp_
     ends = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in ("one", "undisturbed")]
     assert abs(ends[0]["validation"]["loss"] - ends[1]["validation"]["loss"]) < 1e-5
     assert ends[0]["parameters"] == ends[1]["parameters"]
+
+
+@pytest.mark.faults
+def test_torchrun_starts_the_same_command_and_passes_a_stop_on(corpus: Path, tmp_path: Path) -> None:
+    more = ["parallel=fsdp", "schedule=constant", "trainer.checkpoint_every=1000"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+
+    def launch(steps: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*torchrun, "-m", "pretrain", *words(corpus, *more, f"trainer.max_steps={steps}")],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    launched, run = launch(100_000), tmp_path / "runs" / "one"
+    end = time.monotonic() + 90
+    while not (run / "metrics.jsonl").is_file() or len(losses(run)) < 10:
+        assert time.monotonic() < end, "it never began"
+        time.sleep(0.02)
+    os.killpg(launched.pid, signal.SIGINT)  # Ctrl-C: it comes to the ranks, and once more from torchrun
+    _, said = launched.communicate(timeout=60)
+    assert said.count("error: stopped by SIGINT; the same command goes on from here") == 2
+    stopped = int((run / "latest").read_text().strip().removeprefix("step_"))
+    assert stopped >= 10
+    launched = launch(stopped + 5)
+    out, said = launched.communicate(timeout=90)
+    assert launched.returncode == 0, said
+    assert json.loads(out)["steps"] == stopped + 5
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -26,6 +27,7 @@ from pretrain.stopping import Stop
 from pretrain.training.parallel.pieces import Share
 from pretrain.training.parallel.single import in_precision, norm, taken
 
+COMING = 60.0  # seconds, at least, that ranks wait for each other at the start: they import and read at their own pace
 ROLL_CALL = 3.0  # seconds in which ranks whose connections broke tell each other that they are there
 TOGETHER = 2**23  # numbers of gradients that are summed in one exchange
 POLL = 0.1  # seconds between two looks at whether rank 0 is through
@@ -147,13 +149,25 @@ class Processes:
         timeout = timedelta(seconds=self.timeout_seconds)
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        store = PrefixStore(f"pretrain/{next(_JOINED)}", _meeting_point(self.rank, self.ranks, self.timeout_seconds))
+        coming = max(self.timeout_seconds, COMING)
+        store = PrefixStore(f"pretrain/{next(_JOINED)}", _meeting_point(self.rank, self.ranks, coming))
         self._store = PrefixStore("ranks", store)
         self._store.set(f"{HERE}/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+        self._store.wait([f"{HERE}/{rank}" for rank in range(self.ranks)], timedelta(seconds=coming))
         # What lies in the machine's own memory, such as the wish to stop, never waits for a GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
         self.data_rank, self.data_ranks = self.rank, self.ranks
+
+    def _grid(self, device: torch.device, inner: int, names: tuple[str, str]) -> DeviceMesh:
+        """The ranks in rows of `inner`, where an exchange in a column or a row may take as long as one of all."""
+        ranks = torch.arange(self.ranks).view(-1, inner)
+        timeout = timedelta(seconds=self.timeout_seconds)
+        own = []
+        for lines in (ranks.T, ranks):
+            groups = [dist.new_group(line.tolist(), timeout=timeout) for line in lines]
+            own.append(next(group for group, line in zip(groups, lines, strict=True) if self.rank in line))
+        return DeviceMesh.from_group(own, device.type, mesh=ranks, mesh_dim_names=names)
 
     def _cause(self, error: Exception) -> Exception:
         """What to tell of an `error` on this rank, which may be but what follows from another rank's."""

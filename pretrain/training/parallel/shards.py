@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -48,7 +47,7 @@ class FSDP(Processes):
                 f"try {max(n for n in range(1, shards) if not self.ranks % n)}"
             )
         device = next(model.parameters()).device
-        mesh = init_device_mesh(device.type, (self.ranks // shards, shards), mesh_dim_names=("copies", "shards"))
+        mesh = self._grid(device, shards, ("copies", "shards"))
         self._shards = mesh["shards"].get_group()
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         over: Any = {"mesh": mesh if shards < self.ranks else mesh["shards"], "mp_policy": policy}

@@ -14,7 +14,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 
 from pretrain.errors import ConfigError
 from pretrain.models.language_model import LanguageModel
@@ -42,7 +41,7 @@ class TensorParallel(Processes):
         size = self.size or self.ranks
         if self.ranks % size:
             raise ConfigError(f"parallel.size={size} does not divide the {self.ranks} processes")
-        mesh = init_device_mesh(device.type, (self.ranks // size, size), mesh_dim_names=("data", "tensor"))
+        mesh = self._grid(device, size, ("data", "tensor"))
         self._data_group, group = mesh["data"].get_group(), mesh["tensor"].get_group()
         self.data_ranks, self._parts = self.ranks // size, size
         self.data_rank, self._part = divmod(self.rank, size)
