@@ -25,8 +25,8 @@ FP32 = 4  # bytes of a number
 OPTIMAL_TOKENS_PER_PARAMETER = 20
 
 # What glibc keeps in holes between blocks, and what MKL keeps to pack matrices, measured by scripts/bench_plan.py.
-HOLES = 0.28  # of what comes and goes in a step
-BUFFERS = 25_000_000  # bytes
+HOLES = 0.24  # of what comes and goes in a step
+BUFFERS = 20_000_000  # bytes
 
 Memory = dict[str, dict[str, int]]  # moment to part to bytes
 Activations = Literal["none", "selective", "full"]
