@@ -285,8 +285,8 @@ class PlanConfig:
     optimizer: Part
     trainer: TrainerSettings
     hardware: Part
+    parallel: Part
     objective: Part = dataclasses.field(default_factory=lambda: Part({}))
-    parallel: Any = dataclasses.field(default_factory=dict)
     # What else a model's file sets is of no account here.
     update: Any = dataclasses.field(default_factory=dict)
     schedule: Any = dataclasses.field(default_factory=dict)

@@ -20,7 +20,7 @@ def test_every_option_composes_and_is_accepted(group: str, option: str) -> None:
         "span_corruption": ["model=encoder_decoder"],
         "reversal": ["model=encoder_decoder"],
     }.get(option, [])
-    command = {"view": "inspect", "hardware": "plan", "parallel": "plan"}.get(group, "train")
+    command = {"view": "inspect", "hardware": "plan"}.get(group, "train")
     settings = cli._composed(command, [f"{group}={option}", *words])
     assert isinstance(config.parse(settings, config.SCHEMAS[command]), config.SCHEMAS[command])
 

@@ -17,7 +17,6 @@ from pretrain.tracking.console import duration
 from pretrain.training.hardware import Hardware
 from pretrain.training.planning import (
     OPTIMAL_TOKENS_PER_PARAMETER,
-    Activations,
     Footprint,
     Layout,
     Memory,
@@ -45,9 +44,8 @@ def run(settings: PlanConfig) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     choices = HydraConfig.get().runtime.choices
     hardware: Hardware = build(settings.hardware)
-    # Configs of trainings that always keep activations do not name the setting.
-    activations: Activations = getattr(settings.trainer, "activation_checkpointing", "none")
-    layout = named_layout(choices["parallel"], settings.plan.ranks, settings.parallel or {}, activations)
+    activations = settings.trainer.activation_checkpointing
+    layout = named_layout(choices["parallel"], settings.plan.ranks, settings.parallel, activations)
     length = settings.sequence_length
     with hollow():
         model = _model(settings, length)

@@ -299,6 +299,7 @@ def _train(
     lines = {"uniform": math.log(update.model.vocab_size)}
     if measure.objective is None and (known := read_json(prepared.folder / "references.json")):
         lines = named_references(known)
+    fastest = tokens_at_peak(update.model, state.precision, settings.sequence_length)
     rhythm = Rhythm(settings.trainer.eval_every, settings.trainer.checkpoint_every)
     try:
         with training_panel(limits.progress(state), lines) as show_row:
@@ -315,7 +316,7 @@ def _train(
                 look=look,
                 stop=stop,
                 same=parallel.same,
-                tokens_at_peak=tokens_at_peak(update.model, state.precision, settings.sequence_length),
+                tokens_at_peak=fastest and fastest * parallel.data_ranks,
             )
     except Exception:
         checkpoints.give_up()
