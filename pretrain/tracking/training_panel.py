@@ -46,7 +46,7 @@ class TrainingPanel:
         self.done = done
         if "val/loss" in row:
             self.validation = row
-        else:
+        elif "rolled_back_over_batches" not in row:  # that row tells of no step
             self.row = row
             self.losses.append(row["train/loss"])
             self.speeds.append(row["tokens_per_second"])

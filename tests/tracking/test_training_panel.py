@@ -51,3 +51,11 @@ def test_a_counting_model_without_rate_and_with_an_infinite_loss_is_drawn_too() 
     panel = TrainingPanel(0.0, REFERENCES)
     panel.take(1.0, row(**{"train/loss": float("inf"), "lr": None, "grad_norm": None}))
     assert "perplexity beyond" in drawn(panel)
+
+
+def test_a_row_that_tells_of_a_rollback_is_no_step() -> None:
+    panel = TrainingPanel(0.0, REFERENCES)
+    panel.take(0.2, row())
+    panel.take(0.1, {"step": 3, "train/loss": 9.0, "spike": 12.0, "rolled_back_over_batches": (3, 7)})
+    assert "loss 5.0000" in drawn(panel)
+    assert "10%" in drawn(panel)

@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from pretrain import cli
-from pretrain.errors import ConfigError
+from pretrain.errors import ConfigError, RankError
 from pretrain.stopping import Stop
 from pretrain.training.parallel import Single
+from pretrain.training.parallel.replicas import DDP
 
 DRIVER = Path(__file__).with_name("parallel_driver.py")
 ROOT = DRIVER.parents[2]
@@ -302,5 +303,20 @@ def test_several_processes_without_a_way_to_share_are_refused(tmp_path: Path, mo
     with (
         pytest.raises(ConfigError, match="there are 2 processes, but parallel=none"),
         Single().joined(torch.device("cpu"), Stop()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_alone_says_so(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("pretrain.training.parallel.processes.COMING", 1.0)
+    with (
+        pytest.raises(RankError, match="not all 2 processes came within 1 s"),
+        DDP(timeout_seconds=1.0).joined(torch.device("cpu"), Stop()),
     ):
         pass

@@ -150,10 +150,13 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         coming = max(self.timeout_seconds, COMING)
-        store = PrefixStore(f"pretrain/{next(_JOINED)}", _meeting_point(self.rank, self.ranks, coming))
-        self._store = PrefixStore("ranks", store)
-        self._store.set(f"{HERE}/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
-        self._store.wait([f"{HERE}/{rank}" for rank in range(self.ranks)], timedelta(seconds=coming))
+        try:
+            store = PrefixStore(f"pretrain/{next(_JOINED)}", _meeting_point(self.rank, self.ranks, coming))
+            self._store = PrefixStore("ranks", store)
+            self._store.set(f"{HERE}/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+            self._store.wait([f"{HERE}/{rank}" for rank in range(self.ranks)], timedelta(seconds=coming))
+        except dist.DistError as error:
+            raise RankError(f"not all {self.ranks} processes came within {coming:.0f} s: {_line(error)}") from error
         # What lies in the machine's own memory, such as the wish to stop, never waits for a GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
