@@ -55,8 +55,9 @@ def run(settings: PlanConfig) -> dict[str, Any]:
     room = int(settings.plan.memory_share * hardware.memory_bytes)
 
     def taken(micro_batch: int) -> Memory:
-        element = DTYPES[precision].itemsize
-        return memory(of, micro_batch * length, element, hardware.device, layout, hardware.context_bytes)
+        sizes = (micro_batch * length, DTYPES[precision].itemsize)
+        several = micro_batch < rows
+        return memory(of, *sizes, hardware.device, layout, hardware.context_bytes, accumulates=several)
 
     fitting = largest_micro_batch(rows, lambda size: peak(taken(size))[1] <= room)
     asked = settings.trainer.micro_batch

@@ -62,7 +62,9 @@ def first_micro_batch(
     room = SHARE.get(device.type, 0.6) * total
 
     def taken(micro_batch: int) -> int:
-        return peak(memory(of, micro_batch * length, DTYPES[precision].itemsize, device.type))[1]
+        several = micro_batch < settings.rows
+        sizes = (micro_batch * length, DTYPES[precision].itemsize)
+        return peak(memory(of, *sizes, device.type, accumulates=several))[1]
 
     largest = largest_micro_batch(settings.rows, lambda micro_batch: taken(micro_batch) <= room)
     if largest is None:

@@ -7,7 +7,7 @@ Shapes: B rows, T positions, C width, H heads, D = C / H width of a head, V ids,
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +108,9 @@ class GPT(LanguageModel):
 
     def _weights(self) -> Weights | None:
         """For one_token, where it computes what this model does."""
-        whole = type(self.token_embedding.weight) is nn.Parameter  # what lies on several devices needs its modules
+        first: Any = self.blocks[0]
+        output = first.attention.output
+        whole = type(output) is nn.Linear and type(output.weight) is nn.Parameter  # else modules know who has the rest
         if self.position_embedding is None or self.n_expert or self.training or not whole:
             return None
         return weights_of(self.token_embedding, self.position_embedding, self.blocks, self.norm)
@@ -193,8 +195,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
-        rows, length, width = x.shape
-        heads = self.query_key_value(x).view(rows, length, 3, -1, width // self.n_head)
+        heads = self.query_key_value(x).unflatten(2, (3, -1, x.shape[2] // self.n_head))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if seen.angles is not None:
             query, key = rotate(query, seen.angles), rotate(key, seen.angles)

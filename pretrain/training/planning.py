@@ -155,6 +155,8 @@ def memory(
     device: str,
     layout: Layout | None = None,
     context: int = 0,
+    *,
+    accumulates: bool = True,
 ) -> Memory:
     """Bytes of each part on one rank, at the three moments of a step one of which is its peak.
 
@@ -167,6 +169,7 @@ def memory(
         element: bytes of a number in the products: 4 (fp32), or 2 with weights kept in fp32 beside.
         layout: of the ranks; None: there is one.
         context: bytes that libraries and drivers take.
+        accumulates: whether a batch takes several micro-batches, whose gradients are summed.
     """
     layout = layout or Layout()
     own = kept_parameters(of, layout)
@@ -192,7 +195,7 @@ def memory(
     lasting = element * of.head * (2 if of.tied else 1)  # the embedding's gradient is made beside the output's
     moments = {
         "loss": {
-            "gradients": FP32 * own,
+            "gradients": FP32 * own * accumulates,
             "activations": kept,
             "logits": max(_logits(of, tokens, element, device), element * of.head + passing),
             "gathered weights": gathered,
@@ -200,7 +203,7 @@ def memory(
         "backward": {
             "gradients": (2 * FP32 * own + element * of.block // layout.tensor)
             if layout.shards > 1  # which are summed over the ranks in fp32, a block at a time
-            else (FP32 + element) * own + lasting,
+            else max(FP32 * own, FP32 * own * accumulates + element * own + lasting),
             "activations": tokens * element * last + passing,
             "logits": 0,
             "gathered weights": gathered,
@@ -238,13 +241,12 @@ def _logits(of: Footprint, tokens: int, element: int, device: str) -> int:
     if not of.fused:
         # The logits, their logarithms of probabilities, and the gradients of both.
         return (2 * FP32 + 2 * element if element != FP32 else 3 * FP32) * numbers
-    kept = FP32 * numbers if numbers <= LOGITS_KEPT else 0
+    kept = element * numbers if numbers <= LOGITS_KEPT else 0
     rows = max(1, LOGITS_AT_ONCE.get(device, 2**24) // of.vocab_size)
-    chunk = min(tokens, rows) * of.vocab_size
-    # Beside those kept: the logits made again, their gradient, and both once more in the type of the products.
-    chunks = chunk * (FP32 + (0 if kept else FP32) + (2 * element if element != FP32 else 0))
-    weights = (FP32 + element) * of.head  # the gradient of the weights, and what a chunk adds to it
-    return kept + chunks + weights + element * tokens * of.width
+    copies = element if element != FP32 else 0  # in the type of the products, of what is made in fp32
+    chunk = (2 * FP32 + copies) * min(tokens, rows) * of.vocab_size  # logits, and their logarithms of probabilities
+    gradients = (FP32 + copies) * of.head + 2 * element * tokens * of.width
+    return max(kept + chunk, kept + gradients) if kept else chunk + gradients
 
 
 def checkpoint_bytes(of: Footprint) -> int:

@@ -93,3 +93,15 @@ def test_new_weights_are_seen_by_the_next_text() -> None:
         _, state = made.next_logits(tokens[:, :4], 4 * ONE)
         logits, _ = made.next_logits(tokens[:, 4:5], ONE, state)
         assert torch.allclose(logits, made(tokens[:, :5])[:, -1], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_what_other_modules_do_is_done_in_a_single_step_too(steps: list[bool]) -> None:
+    """Such as those of tensor parallelism, which add up what other processes computed."""
+    made, tokens = model(), rows(9)
+    for block in made.blocks:
+        block.attention.output = torch.nn.Sequential(block.attention.output, torch.nn.Tanh())  # type: ignore[union-attr]  # modules have any attribute
+    _, state = made.next_logits(tokens[:, :8], 8 * ONE)
+    logits, _ = made.next_logits(tokens[:, 8:], ONE, state)
+    assert torch.allclose(logits, made(tokens)[:, 8], atol=1e-4)
+    assert not steps

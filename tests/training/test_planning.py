@@ -51,6 +51,7 @@ def gpt() -> Footprint:
     return footprint_of(settings_of("gpt_nano", *SMALL))
 
 
+@pytest.mark.parametrize("micro_batch", [ROWS, ROWS // 2])
 @pytest.mark.parametrize(
     ("name", "words", "dtype"),
     [
@@ -65,7 +66,7 @@ def gpt() -> Footprint:
     ],
 )
 def test_a_step_holds_about_the_tensors_that_the_plan_tells(
-    name: str, words: list[str], dtype: torch.dtype, make_stream: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, words: list[str], dtype: torch.dtype, micro_batch: int, make_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 2**14)  # so that logits are made in several chunks
     settings = settings_of(name, *words)
@@ -75,11 +76,12 @@ def test_a_step_holds_about_the_tensors_that_the_plan_tells(
     tokens = torch.randint(V, (3 * ROWS * LENGTH + 1,), generator=torch.Generator().manual_seed(0)).tolist()
     batches = Batches(make_stream(tokens), LENGTH, ROWS, seed=0)
     update = GradientUpdate(
-        model, batches, optimizer, Constant(warmup_steps=0), dtype, ROWS, 0, Stop(), max_grad_norm=1.0
+        model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop(), max_grad_norm=1.0
     )
     with Passing() as passing:
         update.step(0, 0, 0.0)
-    moments = memory(footprint_of(settings), ROWS * LENGTH, dtype.itemsize, "cpu")
+    of, several = footprint_of(settings), micro_batch < ROWS
+    moments = memory(of, micro_batch * LENGTH, dtype.itemsize, "cpu", accumulates=several)
     there = ("weights", "optimizer", "checkpoint copy", "allocator", "context")
     comes = max(sum(size for part, size in parts.items() if part not in there) for parts in moments.values())
     assert comes == pytest.approx(passing.most, rel=0.1)
