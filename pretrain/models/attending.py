@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# On some CPUs products written out beat the fused kernel up to about this many keys, backward above all.
+# On some CPUs products written out and their backward beat the fused kernel's up to about this many keys.
 EXPLICIT_UP_TO = 64
 
 
@@ -36,8 +36,10 @@ class Attend(nn.Module):
                 keys that it may not see. None: as `causal` says.
         """
         dropout = self.dropout if self.training else 0.0
-        # A single query, as in sampling, is for the kernel at any length.
-        if query.device.type == "cpu" and key.shape[2] <= EXPLICIT_UP_TO and query.shape[2] > 1:
+        # The kernel is faster for a single query, and in bf16 without a gradient (in fp32 hardly, and there a row's
+        # rounding would hang on how many others there are).
+        short = key.shape[2] <= EXPLICIT_UP_TO and query.shape[2] > 1
+        if query.device.type == "cpu" and short and (torch.is_grad_enabled() or query.dtype == torch.float32):
             weights = F.dropout(self.weights(query, key, mask), dropout)  # (B, H, T, S)
             return weights @ _for_each_head(value, query.shape[1])
         length, total = query.shape[2], key.shape[2]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Interval, MultipleOf
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from pretrain.models.experts import Experts, balanced
 from pretrain.models.gpt_step import Weights, one_token, weights_of
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
+from pretrain.models.linear_gelu import linear_gelu
 from pretrain.models.positions import alibi_mask, alibi_slopes, rotary_angles, rotate, sinusoids
 
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
@@ -217,5 +217,5 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.dropout(self.output(F.gelu(self.input(x), approximate="tanh")))
+        hidden: Tensor = self.dropout(self.output(linear_gelu(self.input, x)))
         return hidden
