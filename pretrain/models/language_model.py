@@ -14,6 +14,8 @@ IGNORED = -1  # a target that is not scored
 
 # Logits that exist at once in linear_cross_entropy: what fits a CPU's cache, or 1 GB of a GPU in fp32.
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
+# But those of so many tokens, for each chunk reads all of the head's weights.
+ROWS_AT_LEAST = 128
 # Up to so many are kept for the backward pass, chunk by chunk, instead of made again.
 LOGITS_KEPT = 2**24
 # Logits that exist at once where a model has no shorter way to its scores than forward.
@@ -196,7 +198,7 @@ def linear_scores(
         bias: (V,), added to the logits.
     """
     scored = (targets.flatten() != IGNORED).nonzero()[:, 0]  # (S,)
-    wanted, rows = targets.flatten()[scored], _rows_at_once(weight)
+    wanted, rows = targets.flatten()[scored], rows_at_once(weight.device.type, len(weight))
     exact = torch.promote_types(hidden.dtype, torch.float32)
     nats = hidden.new_zeros(targets.numel(), dtype=exact)
     higher, equal = (hidden.new_zeros(targets.numel(), dtype=torch.int32) for _ in range(2))
@@ -224,7 +226,7 @@ def _ranks(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
-        rows = _rows_at_once(weight)
+        rows = rows_at_once(weight.device.type, len(weight))
         real = targets.clamp(min=0)[:, None]
         nats, kept = [], []
         keep = any(context.needs_input_grad) and targets.numel() * len(weight) <= LOGITS_KEPT
@@ -240,7 +242,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, targets, *kept = context.saved_tensors
-        rows = _rows_at_once(weight)
+        rows = rows_at_once(weight.device.type, len(weight))
         # What a row's nats weigh is put on the narrow factor of each product, not on the logits.
         weights = gradients[0].masked_fill(targets == IGNORED, 0.0)[:, None]  # (B*T, 1)
         weighed = (hidden * weights).to(hidden.dtype)
@@ -274,5 +276,6 @@ def _of_logits(log_probs: Tensor, logits: Tensor, targets: Tensor, soft_cap: flo
     return of_logits if soft_cap is None else of_logits.mul_(1 - (logits / soft_cap).square_())
 
 
-def _rows_at_once(weight: Tensor) -> int:
-    return max(1, LOGITS_AT_ONCE.get(weight.device.type, 2**24) // len(weight))
+def rows_at_once(device: str, vocab_size: int) -> int:
+    """Tokens of which the logits exist at once in linear_cross_entropy, on a `device` of this type."""
+    return max(ROWS_AT_LEAST, LOGITS_AT_ONCE.get(device, 2**24) // vocab_size)

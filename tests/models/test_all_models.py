@@ -219,6 +219,7 @@ def test_the_fused_head_has_the_gradients_of_the_plain_one(
     soft_cap: float | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pretrain.models.language_model.ROWS_AT_LEAST", 1)
     monkeypatch.setitem(__import__("pretrain.models.language_model", fromlist=["x"]).LOGITS_AT_ONCE, "cpu", 3 * V)
     monkeypatch.setattr("pretrain.models.language_model.LOGITS_KEPT", kept)
     torch.manual_seed(0)

@@ -68,6 +68,7 @@ def gpt() -> Footprint:
 def test_a_step_holds_about_the_tensors_that_the_plan_tells(
     name: str, words: list[str], dtype: torch.dtype, micro_batch: int, make_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pretrain.models.language_model.ROWS_AT_LEAST", 1)
     monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 2**14)  # so that logits are made in several chunks
     settings = settings_of(name, *words)
     model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=V)
