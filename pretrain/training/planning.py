@@ -74,7 +74,7 @@ class Footprint:
         kept: numbers that the layers keep of each token for the backward pass.
         products: those of them, and of what goes into blocks, that are kept where only products are.
         whole: of `kept`, what every rank of a tensor-parallel group holds.
-        weights: attention weights that are kept of each token where they are written out, on a CPU.
+        weights: attention weights that are kept of each token where they are written out, in 16 bits on a CPU.
         widest: the most numbers that a layer makes of a token.
         fused: whether logits are made chunk by chunk (linear_cross_entropy).
         tied: whether the output's matrix is the embedding.
@@ -186,7 +186,7 @@ def memory(
     gathered = element * (2 * of.block // layout.tensor + of.parameters - of.blocks * of.block)
     gathered = gathered if layout.shards > 1 and of.blocks else 0
     each = of.whole + (of.kept - of.whole) // layout.tensor  # numbers of a token
-    if device == "cpu":
+    if device == "cpu" and element != FP32:
         each += of.weights
     last = each // max(1, of.blocks)  # of one block, which is computed again
     recomputed = {"none": each, "selective": of.products // layout.tensor + last, "full": of.blocks * of.width + last}

@@ -203,11 +203,13 @@ def test_a_row_longer_than_the_context_is_refused() -> None:
 @pytest.mark.parametrize("length", [1, 5])
 def test_both_paths_of_attention_agree(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    query, key, value = torch.randn(2, 3, length, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4)
+    query, key, value = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (length, 9, 9))
     attend = Attend()
     explicit = attend(query, key, value)
     monkeypatch.setattr("pretrain.models.attending.EXPLICIT_UP_TO", 0)
-    assert torch.allclose(explicit, attend(query, key, value), atol=1e-6)
+    fused = attend(query, key, value)
+    assert torch.allclose(explicit, fused, atol=1e-12)
+    assert not torch.equal(explicit, fused)  # else both took one path
 
 
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
