@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.models.dropout import dropout
+
 # In 16 bits on a CPU the fused kernel's backward takes 1.5 to 5 times as long as products written out, up to more keys
-# than this, but those keep all weights. In fp32 the kernel is the faster one at any length.
+# than this, but those keep all weights. In fp32 the kernel is the faster one, but for dropout, which it has none of.
 EXPLICIT_UP_TO = 256
 
 
@@ -36,10 +38,12 @@ class Attend(nn.Module):
             mask: (B or 1, H or 1, T, S), bool: whether a query may see a key; float: added to the scores, -inf for
                 keys that it may not see. None: as `causal` says.
         """
-        dropout = self.dropout if self.training else 0.0
-        explicit = query.dtype != torch.float32 and key.shape[2] <= EXPLICIT_UP_TO and torch.is_grad_enabled()
+        share = self.dropout if self.training else 0.0
+        explicit = (
+            (query.dtype != torch.float32 or share) and key.shape[2] <= EXPLICIT_UP_TO and torch.is_grad_enabled()
+        )
         if explicit and query.device.type == "cpu":
-            weights = F.dropout(self.weights(query, key, mask), dropout)  # (B, H, T, S)
+            weights = dropout(self.weights(query, key, mask), share)  # (B, H, T, S)
             return weights @ _for_each_head(value, query.shape[1])
         length, total = query.shape[2], key.shape[2]
         plain = mask is None and self.causal and length == total
@@ -50,7 +54,7 @@ class Attend(nn.Module):
             key,
             value,
             attn_mask=mask,
-            dropout_p=dropout,
+            dropout_p=share,
             is_causal=plain,
             scale=self.scale,
             enable_gqa=key.shape[1] != query.shape[1],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend, causal_mask
+from pretrain.models.dropout import Dropout
 from pretrain.models.experts import Experts, balanced
 from pretrain.models.gpt_step import Weights, one_token, weights_of
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
@@ -64,7 +65,7 @@ class GPT(LanguageModel):
         self.positions = positions
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(context_length, n_embd) if positions == "learned" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(layer, n_embd, n_head, dropout, n_expert, n_active) for layer in range(n_layer)
         )
@@ -192,7 +193,7 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(n_embd, 3 * n_embd)
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         heads = self.query_key_value(x).unflatten(2, (3, -1, x.shape[2] // self.n_head))
@@ -214,7 +215,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(n_embd, 4 * n_embd)
         self.output = nn.Linear(4 * n_embd, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.dropout(self.output(linear_gelu(self.input, x)))

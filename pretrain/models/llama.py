@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
+from pretrain.models.dropout import Dropout
 from pretrain.models.experts import Experts, balanced
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
@@ -69,7 +70,7 @@ class Llama(LanguageModel):
         self.head_width = n_embd // n_head
         self.rotary_base = rotary_base
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(layer, n_embd, n_head, n_kv_head, n_hidden, dropout, n_expert, n_active) for layer in range(n_layer)
         )
@@ -182,7 +183,7 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(n_embd, sum(self.heads) * (n_embd // n_head), bias=False)
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         heads = self.query_key_value(x).unflatten(2, (sum(self.heads), self.head_width)).transpose(1, 2)
@@ -203,7 +204,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(n_embd, 2 * n_hidden, bias=False)  # the gate's half comes first
         self.output = nn.Linear(n_hidden, n_embd, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.input(x).chunk(2, dim=-1)  # each (B, T, F)
