@@ -88,6 +88,7 @@ class GradientUpdate:
         max_grad_norm: the gradient is scaled down to this norm where it is longer; 0 for no clipping.
         spike_action, spike_threshold, spike_window: as in SpikeGuard.
         ema_decay: the model is a moving average of the weights with this decay per step; None: it is the weights.
+        z_loss: as of LanguageModel; the loss that is told stays the cross-entropy.
     Raises:
         ConfigError: a moving average of weights of which this process holds pieces, or of what is an average already.
     """
@@ -110,6 +111,7 @@ class GradientUpdate:
         spike_threshold: Annotated[float, Gt(0)] = 8.0,
         spike_window: Annotated[int, Ge(16)] = 128,
         ema_decay: Annotated[float, Interval(gt=0, lt=1)] | None = None,
+        z_loss: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         self.parallel = parallel or Single()
         self.model = model
@@ -124,6 +126,7 @@ class GradientUpdate:
         self.working = self.parallel.working(model, dtype)
         # Where the optimizer's parameters are an average of weights, gradients are taken elsewhere.
         self.learning = self.working if optimizer.points() is None else copy.deepcopy(self.working)
+        self.learning.z_loss = z_loss
         checkpoint_activations(self.learning, activation_checkpointing)
         self.batches = batches
         self.optimizer = optimizer
