@@ -145,7 +145,7 @@ class GradientUpdate:
         torch.manual_seed((self.seed * 1_000_003 + batch + self.parallel.data_rank * APART) % 2**63)
         weights = list(self.learning.parameters())
         device = weights[0].device
-        tokens, targets = (torch.from_numpy(part).to(device) for part in self.batches.pairs(batch))  # (R, P)
+        tokens, targets = (_sent(part, device) for part in self.batches.pairs(batch))  # (R, P)
         count = self.batches.targets(batch)
         gradients: list[Tensor] = []
         total = torch.zeros((), device=device)
@@ -167,17 +167,19 @@ class GradientUpdate:
         self.parallel.reduce(gradients)
         self.parallel.sum(total)
         lr = self.optimizer.lr * self.schedule(number, self._tokens_until(number + 1), progress)
-        norm = self.parallel.norm(gradients)
-        result = StepResult(float(total), self.batches.tokens_in(batch), lr, float(norm))
-        if not (math.isfinite(result.loss) and math.isfinite(norm)):
+        norm_there = self.parallel.norm(gradients)
+        # The one time that the host waits for the device: whether the step is taken depends on both numbers.
+        loss, norm = torch.stack([total, norm_there]).tolist()
+        result = StepResult(loss, self.batches.tokens_in(batch), lr, norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             return replace(result, skipped=True)
-        spike = self.spikes.score(result.loss, float(norm))
+        spike = self.spikes.score(loss, norm)
         result = replace(result, spike=spike)
         if self.spikes.refuses(spike):
             return replace(result, skipped=True, rollback=self.spikes.action == "rollback")
-        self.spikes.take(result.loss, float(norm))
+        self.spikes.take(loss, norm)
         if self.max_grad_norm and norm > self.max_grad_norm:
-            torch._foreach_mul_(gradients, self.max_grad_norm / norm)
+            torch._foreach_mul_(gradients, self.max_grad_norm / norm_there)
         self.optimizer.step(gradients, lr)
         self._refresh()
         self.carried = carried_on if self.batches.packing == "contiguous" else []
@@ -218,6 +220,12 @@ class GradientUpdate:
             torch._foreach_copy_(list(self.working.parameters()), list(self.model.parameters()))
         if (points := self.optimizer.points()) is not None:
             torch._foreach_copy_(list(self.learning.parameters()), points)
+
+
+def _sent(part: NDArray[np.int64], device: torch.device) -> Tensor:
+    """`part` on the device; a GPU copies from pinned memory while the host goes on."""
+    tensor = torch.from_numpy(part)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class CountUpdate:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pretrain import cli, config
 from pretrain.data.batches import Batches
 from pretrain.data.shards import TokenStream
 from pretrain.errors import Interrupted
@@ -78,6 +80,31 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down(tmp_path: Path) -> None
     assert result.grad_norm == free.step(0, 0, 0.0).grad_norm > 1e-9
     mean = torch.cat([mean.flatten() for mean in clipped.optimizer.means])  # type: ignore[attr-defined]
     assert float(mean.norm()) == pytest.approx(0.1 * 1e-9, rel=1e-3)
+
+
+class NumbersAskedFor(TorchDispatchMode):
+    """Counts what would make the host wait for a device: numbers that are read out of tensors one by one."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += operator in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return operator(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion", "adafactor", "schedule_free"])
+@pytest.mark.parametrize("settings", [{}, {"z_loss": 1e-4, "spike_action": "skip"}])
+def test_a_step_reads_loss_and_norm_together_and_nothing_else(
+    optimizer: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    update = gradient_update(tmp_path, 2, **settings)
+    update.max_grad_norm = 1e-3  # so that it clips
+    part = config.Part(cli._composed("train", [f"optimizer={optimizer}"])["optimizer"])
+    update.optimizer = config.build(part, parameters=update.parallel.parameters(update.model))
+    update.step(0, 0, 0.0)
+    with NumbersAskedFor() as asked:
+        assert not update.step(1, 1, 0.0).skipped
+    assert asked.count == 0
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
