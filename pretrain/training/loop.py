@@ -148,6 +148,7 @@ def train(
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
                     "spike": result.spike,
+                    **result.measures,
                 }
             )
             if state.skipped_in_a_row == SKIPS_IN_A_ROW:
