@@ -273,6 +273,7 @@ class CountUpdate:
         fit: Callable[[NDArray[Any], int], None] | None = getattr(self.model, "fit", None)
         if fit is None:
             raise ConfigError(f"update=count needs a model that counts; {type(self.model).__name__} does not")
+        stream.verify()  # all of it is read at once, so that damage found beside would come too late
         fit(stream.array(), self.end_of_text)
         # A model that can see everything before reads the whole beginning, the others rows as in evaluation.
         row = TOKENS_OF_TRAIN_LOSS if self.model.context_length is None else self.batches.sequence_length
