@@ -63,8 +63,8 @@ class Update(Protocol):
     model: LanguageModel
     working: LanguageModel
 
-    def most_steps(self) -> int | None:
-        """Steps after which there is nothing left to learn from, or None."""
+    def most_batches(self) -> int | None:
+        """The number of the batch from which on there is nothing left to learn from, or None."""
         ...
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
@@ -144,7 +144,7 @@ class GradientUpdate:
         self.spikes = SpikeGuard(action=spike_action, threshold=spike_threshold, window=spike_window)
         self.noise = GradientNoise(self.parallel) if log_noise else None
 
-    def most_steps(self) -> int | None:
+    def most_batches(self) -> int | None:
         return self.batches.most_batches
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
@@ -265,7 +265,7 @@ class CountUpdate:
         self.batches = batches
         self.end_of_text = end_of_text
 
-    def most_steps(self) -> int:
+    def most_batches(self) -> int:
         return 1
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
