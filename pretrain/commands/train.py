@@ -27,6 +27,7 @@ from pretrain.data.manifests import read_json, write_json
 from pretrain.data.mixture import Share
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
+from pretrain.data.verification import verification
 from pretrain.errors import ConfigError, Interrupted, TrainingError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.loss import Part as Rows
@@ -101,7 +102,9 @@ def _run(
     )
     folder = run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder) if parallel.rank == 0 else nullcontext():
+    first = parallel.rank == 0
+    streams = verification([training, validation], beside=first)
+    with locked(folder) if first else nullcontext(), streams as verify:
         checkpoints = Checkpoints(folder, trainer.keep_checkpoints, trainer.keep_every)
         checkpoint = newest_checkpoint(checkpoints, parallel)
         if checkpoint:
@@ -115,8 +118,7 @@ def _run(
         if result and result["steps"] == state.step and limits.progress(state) >= 1:
             say(f"{folder} is finished")
             return result
-        for stream in (training, validation):
-            stream.verify()
+        verify()
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
         if parallel.rank == 0:
             write_beginnings(folder, config, prepared)
@@ -151,9 +153,9 @@ def _run(
         ]
         parameters = parallel.parameter_count(update.model)
         result = result_of(folder, state, loss, measure, references, samples, parameters)
-        first = beginning(validation) if objective.in_order else []
+        begins = beginning(validation) if objective.in_order else []
         # Weights in pieces are looked into later, by `pretrain report`.
-        seen = look_into(update.working, load(prepared.tokenizer), first) if parallel.ranks == 1 else None
+        seen = look_into(update.working, load(prepared.tokenizer), begins) if parallel.ranks == 1 else None
         if parallel.rank == 0:
             write_json(folder / "references.json", references)
             write_endings(folder, asdict(settings), result, seen)

@@ -62,10 +62,9 @@ def first_state(
 def limits_of(settings: TrainConfig, batches: Batches, update: Update) -> Limits:
     """Where the run ends, by its settings and by what there is to learn from."""
     trainer = settings.trainer
-    steps = [trainer.max_steps, update.most_steps()]
     epoch_tokens = batches.rows_per_epoch * batches.sequence_length
     tokens = [trainer.max_tokens, None if trainer.epochs is None else int(trainer.epochs * epoch_tokens)]
-    return Limits(_least(steps), _least(tokens), trainer.max_seconds)
+    return Limits(trainer.max_steps, _least(tokens), trainer.max_seconds, update.most_batches())
 
 
 def _least(limits: list[int | None]) -> int | None:

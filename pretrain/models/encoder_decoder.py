@@ -81,7 +81,7 @@ class EncoderDecoder(LanguageModel):
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
         hidden, wanted, places, in_target = self._written(tokens, targets)
-        nats = linear_cross_entropy(hidden, self._output(), wanted).gather(1, places)  # (B, T)
+        nats = linear_cross_entropy(hidden, self._output(), wanted, z_loss=self.z_loss).gather(1, places)  # (B, T)
         return torch.where(in_target, nats, math.log(self.vocab_size)).masked_fill(targets == IGNORED, 0.0), None
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:

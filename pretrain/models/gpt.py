@@ -78,12 +78,12 @@ class GPT(LanguageModel):
         return self._hidden(tokens) @ self.token_embedding.weight.T  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        nats = linear_cross_entropy(self._hidden(tokens), self.token_embedding.weight, targets)
+        nats = linear_cross_entropy(self._hidden(tokens), self.token_embedding.weight, targets, z_loss=self.z_loss)
         return balanced(nats, self), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
-        return balanced(linear_cross_entropy(hidden, self.token_embedding.weight, targets), self)
+        return balanced(linear_cross_entropy(hidden, self.token_embedding.weight, targets, z_loss=self.z_loss), self)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._hidden(tokens), self.token_embedding.weight, targets)

@@ -82,11 +82,11 @@ class Llama(LanguageModel):
         return self._hidden(tokens) @ self._head.T  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        return balanced(linear_cross_entropy(self._hidden(tokens), self._head, targets), self), None
+        return balanced(linear_cross_entropy(self._hidden(tokens), self._head, targets, z_loss=self.z_loss), self), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
-        return balanced(linear_cross_entropy(hidden, self._head, targets), self)
+        return balanced(linear_cross_entropy(hidden, self._head, targets, z_loss=self.z_loss), self)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._hidden(tokens), self._head, targets)

@@ -109,11 +109,11 @@ class Modern(LanguageModel):
         return self._logits(self._hidden(tokens))  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        return linear_cross_entropy(self._hidden(tokens), self._head, targets, self.soft_cap), None
+        return linear_cross_entropy(self._hidden(tokens), self._head, targets, self.soft_cap, self.z_loss), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
-        return linear_cross_entropy(hidden, self._head, targets, self.soft_cap)
+        return linear_cross_entropy(hidden, self._head, targets, self.soft_cap, self.z_loss)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._hidden(tokens), self._head, targets, self.soft_cap)

@@ -78,7 +78,7 @@ class RNN(LanguageModel):
         No gradient flows into the state that is given: backpropagation is truncated to the row (Williams & Peng 1990).
         """
         hidden, state = self._hidden(tokens, state)
-        return linear_cross_entropy(hidden, self._weight, targets), state
+        return linear_cross_entropy(hidden, self._weight, targets, z_loss=self.z_loss), state
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         hidden, state = self._hidden(tokens, state)

@@ -27,11 +27,15 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a run ends: the first of them that is reached. None is no limit."""
+    """Where a run ends: the first of them that is reached. None is no limit.
+
+    Batches count with those that were passed over, for they too are used up.
+    """
 
     max_steps: int | None
     max_tokens: int | None
     max_seconds: float | None
+    max_batches: int | None = None
 
     def progress(self, state: TrainingState) -> float:
         """The share of the run that is done, from 0 to 1."""
@@ -39,6 +43,7 @@ class Limits:
             (state.step, self.max_steps),
             (state.tokens, self.max_tokens),
             (state.seconds, self.max_seconds),
+            (batch_of_step(state.step, state.skipped_windows), self.max_batches),
         )
         return min(1.0, max((done / most for done, most in pairs if most is not None), default=0.0))
 
@@ -148,6 +153,7 @@ def train(
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
                     "spike": result.spike,
+                    **result.measures,
                 }
             )
             if state.skipped_in_a_row == SKIPS_IN_A_ROW:

@@ -212,6 +212,27 @@ def test_both_paths_of_attention_agree(length: int, monkeypatch: pytest.MonkeyPa
     assert not torch.equal(explicit, fused)  # else both took one path
 
 
+@pytest.mark.parametrize("name", GRADIENT)
+def test_z_loss_is_in_the_gradient_and_not_in_the_losses(name: str) -> None:
+    model, rows, z_loss = build(name), tokens(), 0.1
+    targets = torch.roll(rows, -1, 1)
+    targets[1, 3] = IGNORED
+    weights = list(model.parameters())
+    logits = model(rows).flatten(0, 1)
+    nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    penalty = (torch.logsumexp(logits, 1).square() * (targets.flatten() != IGNORED)).sum()
+    expected = torch.autograd.grad(nats + z_loss * penalty, weights, allow_unused=True)
+    model.z_loss = z_loss
+    for losses in (model.token_losses(rows, targets)[0], model.document_losses(rows, targets, torch.zeros_like(rows))):
+        assert losses.detach().sum().item() == pytest.approx(nats.item(), rel=1e-6)
+        for found, wanted in zip(torch.autograd.grad(losses.sum(), weights, allow_unused=True), expected, strict=True):
+            if wanted is None:
+                assert found is None or not found.any()
+            else:
+                assert torch.allclose(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
 @pytest.mark.parametrize("scale", [lambda nats: nats.sum(), lambda nats: (nats * torch.arange(10).view(2, 5)).sum()])
 @pytest.mark.parametrize("kept", [0, 2**20])
@@ -219,6 +240,7 @@ def test_the_fused_head_has_the_gradients_of_the_plain_one(
     kept: int,
     scale: Callable[[torch.Tensor], torch.Tensor],
     soft_cap: float | None,
+    z_loss: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pretrain.models.language_model.ROWS_AT_LEAST", 1)
@@ -228,10 +250,13 @@ def test_the_fused_head_has_the_gradients_of_the_plain_one(
     hidden = torch.randn(2, 5, 4, requires_grad=True)
     weight = torch.randn(V, 4, requires_grad=True)
     targets = torch.tensor([[1, 2, IGNORED, 4, 0], [22, IGNORED, 3, 3, 9]])
-    fused = torch.autograd.grad(scale(linear_cross_entropy(hidden, weight, targets, soft_cap)), (hidden, weight))
+    nats = linear_cross_entropy(hidden, weight, targets, soft_cap, z_loss)
+    fused = torch.autograd.grad(scale(nats), (hidden, weight))
     logits = hidden @ weight.T
     logits = logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
     plain = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    assert torch.allclose(nats.flatten(), plain, atol=1e-5)
+    plain = plain + z_loss * logits.flatten(0, 1).logsumexp(1).square() * (targets.flatten() != IGNORED)
     expected = torch.autograd.grad(scale(plain.view(2, 5)), (hidden, weight))
     for found, wanted in zip(fused, expected, strict=True):
         assert torch.allclose(found, wanted, atol=1e-5)

@@ -84,17 +84,21 @@ def update_of(kind: str, parallel: Parallel, folder: Path, micro_batch: int = 2)
     parallel.prepare(model, torch.float32)
     optimizer = AdamW(parallel.parameters(model), lr=3e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     batches = Uneven(stream(folder), T, ROWS, seed=0, rank=parallel.data_rank, ranks=parallel.data_ranks)
-    schedule = Constant(warmup_steps=0)
-    return GradientUpdate(
-        model, batches, optimizer, schedule, torch.float32, micro_batch, 0, Stop(), parallel, max_grad_norm=1.0
-    )
+    parts = (model, batches, optimizer, Constant(warmup_steps=0), torch.float32, micro_batch, 0, Stop(), parallel)
+    return GradientUpdate(*parts, max_grad_norm=1.0, log_noise=True)
 
 
 def steps(kind: str, parallel: Parallel, folder: Path) -> dict[str, list[float]]:
-    """Loss and gradient norm of each step."""
+    """Loss, gradient norm and update ratio of each step; averages of the gradient's square and variance at the end."""
     update = update_of(kind, parallel, folder)
     results = [update.step(number, number, 0.0) for number in range(STEPS)]
-    return {"loss": [result.loss for result in results], "norm": [float(result.grad_norm or 0) for result in results]}
+    assert update.noise is not None
+    return {
+        "loss": [result.loss for result in results],
+        "norm": [float(result.grad_norm or 0) for result in results],
+        "ratio": [float(result.measures["update_ratio"] or 0) for result in results],
+        "noise": [update.noise.square, update.noise.variance],
+    }
 
 
 def write_steps(out: Path, kinds: list[str]) -> None:

@@ -96,6 +96,9 @@ def test_many_processes_give_the_losses_of_one(ranks: int, kinds: list[str], tmp
         assert all(result == found[0] for result in found), "each rank must see the same numbers"
         assert largest_difference(found[0]["loss"], expected["loss"]) < 1e-5
         assert largest_difference(found[0]["norm"], expected["norm"]) < 1e-5
+        assert largest_difference(found[0]["ratio"], expected["ratio"]) < 1e-5
+        if not kind.endswith("sdp"):  # whose micro-batches are of the rows of all ranks
+            assert found[0]["noise"] == pytest.approx(expected["noise"], rel=1e-3)
         # The first step's gradient is that of the big batch, with uneven numbers of targets a rank and a micro-batch.
         assert abs(found[0]["norm"][0] - expected["norm"][0]) < 1e-6
 

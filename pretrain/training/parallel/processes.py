@@ -50,6 +50,7 @@ class Processes:
     rank = data_rank = 0
     ranks = data_ranks = 1
     share = Share(0, 1, {})
+    sums_at_once = False
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds

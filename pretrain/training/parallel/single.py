@@ -24,6 +24,7 @@ class Parallel(Protocol):
         rank, ranks: this process, from 0 on, and how many there are.
         data_rank, data_ranks: which part of every batch this process reads, and of how many.
         share: of the tensors, what this process holds and writes; known once a model is prepared.
+        sums_at_once: whether the gradients that are taken are those of the rows of all ranks already.
     """
 
     rank: int
@@ -31,6 +32,7 @@ class Parallel(Protocol):
     data_rank: int
     data_ranks: int
     share: Share
+    sums_at_once: bool
 
     def joined(self, device: torch.device, stop: Stop) -> AbstractContextManager[None]:
         """Be one of the ranks. An error in the block ends the other ranks too; they name this one."""
@@ -99,6 +101,7 @@ class Single:
     rank = data_rank = 0
     ranks = data_ranks = 1
     share = Share(0, 1, {})
+    sums_at_once = False
 
     @contextmanager
     def joined(self, device: torch.device, stop: Stop) -> Iterator[None]:
