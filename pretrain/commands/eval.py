@@ -117,16 +117,18 @@ def _show_parts(result: dict[str, Any]) -> None:
         columns = ["source", "tokens", "loss", "perplexity", "bits per byte", "top 1", "top 5"]
         show_table(f"{_name(result)} by source", columns, rows)
     if len(result["by_position"]) > 1:
+        lacking = ["unseen"] if "unseen" in result else []
         rows = [
             [
                 f"{part['from']:,}" if part["from"] == part["to"] else f"{part['from']:,} to {part['to']:,}",
                 f"{part['tokens']:,}",
                 decimal(part["loss"], score=score),
+                *(share(part[name] / part["tokens"]) for name in lacking),
                 *_shares(part),
             ]
             for part in result["by_position"]
         ]
-        columns = ["tokens before the target", "targets", "loss", "top 1", "top 5"]
+        columns = ["tokens before the target", "targets", "loss", *lacking, "top 1", "top 5"]
         show_table(f"{_name(result)} by position in the context", columns, rows)
 
 

@@ -260,8 +260,8 @@ def _by_position(found: Measured) -> list[dict[str, Any]]:
     for position in np.flatnonzero(found.positions.tokens).tolist():
         sums = found.positions.part(slice(position, position + 1))
         first, last = bounds(position)
-        mean = finite(sums.loss.mean)
-        rows.append({"from": first, "to": last, "loss": mean, "tokens": sums.loss.tokens, **_accuracy(sums)})
+        row = {"from": first, "to": last, "loss": finite(sums.loss.mean), "tokens": sums.loss.tokens}
+        rows.append(row | {"unseen": sums.loss.unseen, **_accuracy(sums)})
     return rows
 
 

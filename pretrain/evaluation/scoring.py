@@ -153,16 +153,19 @@ def _unranked(nats: Tensor) -> Scores:
 
 
 def _read_through(model: LanguageModel, tokens: Tokens, stop: Stop) -> Iterator[Scored]:
-    """Each target after all that stands before it, in one row."""
+    """Each target after all that stands before it, in one row; it is shown its document, from the end of text on."""
     state: State | None = None
     targets = len(tokens) - 1
+    end_of_text, begin = tokens.rows(np.zeros(1, np.int64), 1)[0, 0], 0  # a stream starts with one
     for start in range(0, targets, FAR_AT_ONCE):
         stop.check()
         read = tokens.rows(np.array([start]), min(FAR_AT_ONCE, targets - start) + 1)
         found = model.token_scores(torch.from_numpy(read[:, :-1]), torch.from_numpy(read[:, 1:]), state)
         state = found.state
         places = start + np.arange(1, read.shape[1])[None]
-        yield _collected(found, read[:, 1:], places, places, np.zeros(places.shape, np.bool_))
+        begins = np.maximum.accumulate(np.where(read[:, :-1] == end_of_text, places - 1, begin), axis=1)
+        begin = int(begins[0, -1])
+        yield _collected(found, read[:, 1:], places, places - begins, np.zeros(places.shape, np.bool_))
 
 
 @torch.inference_mode()

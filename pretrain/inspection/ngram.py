@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Interval
 
-from pretrain.inspection.view import Subject, Table
+from pretrain.inspection.view import Bars, Group, Subject, Table, visible
 from pretrain.models.ngram import NGram
 from pretrain.models.ngram_counts import OrderCounts, count_ngrams, distinct
 from pretrain.models.ngram_trie import ABSENT, UNSEEN
@@ -85,6 +85,22 @@ class NGramView:
 def tables(document: dict[str, Any]) -> list[Table]:
     """The document as people read it."""
     return [_bars(document["tokens"]), _after(document["continuations"]), _thinning(document)]
+
+
+def pictures(document: dict[str, Any]) -> dict[str, Bars]:
+    """The shares of what follows the context, and each shorter end of it; that of nothing is how frequent tokens are."""
+    found = [*document["continuations"], {"context": [], "next": document["tokens"]}]
+    groups = [
+        Group(
+            "after " + repr(visible("".join(one["context"]))) if one["context"] else "after anything",
+            [visible(row["token"]) for row in one["next"]],
+            np.array([[row["probability"]] for row in one["next"]]),
+            None,
+        )
+        for one in found
+        if one["next"]
+    ]
+    return {"ngram": Bars("What follows in the training text", ["share"], groups)}
 
 
 def _growth(model: NGram, counts: list[OrderCounts], subject: Subject) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ colour-blind people tell apart.
 """
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ FONTS = [
 DOTS = 160  # an inch, of a PNG
 CELL = 0.24  # inches, of a heat map with labels
 MOST_LABELS = 64  # of a side of a heat map
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def drawable() -> bool:
@@ -55,7 +57,7 @@ def draw(picture: Picture, stem: Path) -> list[Path]:
     style: dict[Any, Any] = {
         "font.family": [name for name in FONTS if name in installed] or ["sans-serif"],
         "font.size": 9,
-        "svg.fonttype": "path",  # letters look the same where the fonts are not installed
+        "svg.fonttype": "none",  # letters stay text, so that who looks at it needs the font, not who draws it
         "svg.hashsalt": "pretrain",  # the same picture has the same bytes
         "axes.titlesize": 10,
         "axes.spines.top": False,
@@ -208,5 +210,5 @@ def _labels(axes: "Axes", picture: HeatMap) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes as it is: a dollar sign would begin a formula."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib and SVG take as it is: a dollar sign would begin a formula, and XML has no control signs."""
+    return _CONTROL.sub("\ufffd", text).replace("$", r"\$")

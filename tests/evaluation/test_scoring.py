@@ -98,7 +98,9 @@ def test_a_model_with_costly_ranks_has_them_for_some_targets_and_every_loss(monk
     assert (scores(gpt(), tokens, 16, 8)["equal"] > 0).all()  # whose logits tell both
 
 
-def test_a_model_of_whole_documents_is_shown_all_of_them(make_stream):
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_a_model_of_whole_documents_is_shown_all_of_its_own(monkeypatch, at_once):
+    monkeypatch.setattr(scoring, "FAR_AT_ONCE", at_once)
     model = Prefix(V)
     tokens = np.array([0, 1, 2, 3, 0, 1, 2, 4, 0])
     model.fit(tokens, 0)
@@ -106,6 +108,7 @@ def test_a_model_of_whole_documents_is_shown_all_of_them(make_stream):
     assert found["nats"].sum() == pytest.approx(2 * math.log(2))
     assert (found["higher"] == 0).all()
     assert found["equal"].tolist() == [1, 1, 2, 1, 1, 1, 2, 1]
+    assert found["seen"].tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 def test_an_objective_is_scored_on_its_own_targets(make_stream):

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -30,7 +31,13 @@ def test_a_picture_is_written_as_png_and_svg(name: str, tmp_path: Path) -> None:
     png, svg = draw(PICTURES[name], tmp_path / "new" / "a.b")
     assert (png.name, svg.name) == ("a.b.png", "a.b.svg")
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert svg.read_text("utf-8").rstrip().endswith("</svg>")
+    ElementTree.parse(svg)
+
+
+def test_letters_of_an_svg_stay_text_which_needs_no_font_where_it_is_drawn(tmp_path: Path) -> None:
+    _, svg = draw(PICTURES["heat map"], tmp_path / "map")
+    shown = {element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"␣the", "吾輩", "$x_1$", "a_b^{", "\ufffd"} <= shown
 
 
 def test_the_ground_and_empty_cells_are_transparent_and_others_are_not(tmp_path: Path) -> None:
