@@ -173,7 +173,7 @@ def plain(model: torch.nn.Module, shape: Shape, best: bool) -> Callable[[], obje
 
     def once() -> float:
         torch.set_float32_matmul_precision("medium" if best else "highest")
-        loss = float(nanogpt.step(model, optimizer, rows[:, :-1], rows[:, 1:].contiguous(), best))
+        loss = nanogpt.step(model, optimizer, [(rows[:, :-1], rows[:, 1:].contiguous())], best)
         torch.set_float32_matmul_precision("highest")
         return loss
 

@@ -28,7 +28,8 @@ class Recipe:
     n_head: int = 4
     n_embd: int = 128
     context: int = 64
-    rows: int = 12
+    rows: int = 12  # computed at once
+    accumulate: int = 1  # of them a step
     dropout: float = 0.0
     steps: int = 2000
     lr: float = 1e-3
@@ -40,7 +41,9 @@ class Recipe:
 
 
 # config/train_shakespeare_char.py as it is, for a GPU: its README ends at a validation loss of 1.4697.
-BABY = Recipe(6, 6, 384, 256, 64, 0.2, 5000, eval_every=250, eval_batches=200)
+BABY = Recipe(6, 6, 384, context=256, rows=64, dropout=0.2, steps=5000, eval_batches=200)
+# config/train_gpt2.py on one GPU: 0.5 M tokens a step.
+GPT2 = Recipe(12, 12, 768, context=1024, accumulate=40, lr=6e-4, least_lr=6e-5, beta2=0.95)
 
 
 class GPT(nn.Module):
@@ -114,15 +117,16 @@ def optimizer_of(model: nn.Module, lr: float, beta2: float) -> torch.optim.Optim
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), **fused)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, targets: Tensor, cast: bool) -> Tensor:
-    """Forward, backward, clip, move."""
-    with autocast(tokens, cast):
-        loss = loss_of(model, tokens, targets)
-    torch.autograd.backward(loss)
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, micros: list[tuple[Tensor, Tensor]], cast: bool) -> float:
+    """Forward and backward of each part of the batch, clip, move; the last part's loss."""
+    for tokens, targets in micros:
+        with autocast(tokens, cast):
+            loss = loss_of(model, tokens, targets) / len(micros)
+        torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss
+    return float(loss.detach()) * len(micros)
 
 
 def autocast(tokens: Tensor, cast: bool) -> AbstractContextManager[Any]:
@@ -145,30 +149,43 @@ def batches(ids: Tensor, recipe: Recipe, device: torch.device) -> Iterator[tuple
         yield ids[places].to(device), ids[places + 1].to(device)
 
 
-def train(
-    text: str, recipe: Recipe, *, seed: int, best: bool, device: torch.device, compile: bool = False
-) -> Iterator[tuple[int, float, GPT, str]]:
-    """Train on the first 90 % of the characters of `text`.
-
-    Yields:
-        at each evaluation: steps, the loss on some batches of the last 10 %, the model, and its characters.
-    """
-    torch.manual_seed(seed)
+def characters_of(text: str) -> tuple[str, Tensor, Tensor]:
+    """All characters in their order, and the ids of the first 90 % and of the last 10 % of the text."""
     characters = "".join(sorted(set(text)))
     places = {character: place for place, character in enumerate(characters)}
     ids = torch.tensor([places[character] for character in text])
     border = int(0.9 * len(ids))
-    sides = [batches(part, recipe, device) for part in (ids[:border], ids[border:])]
-    model = GPT(len(characters), recipe, flash=not (best and device.type == "cpu")).to(device)
+    return characters, ids[:border], ids[border:]
+
+
+def train(
+    training: Tensor,
+    validation: Tensor,
+    vocab_size: int,
+    recipe: Recipe,
+    *,
+    seed: int,
+    best: bool,
+    device: torch.device,
+    compiled: bool = False,
+) -> Iterator[tuple[int, float, GPT]]:
+    """Train on ids.
+
+    Yields:
+        at each evaluation: steps, the loss on some batches of validation, and the model.
+    """
+    torch.manual_seed(seed)
+    sides = [batches(part, recipe, device) for part in (training, validation)]
+    model = GPT(vocab_size, recipe, flash=not (best and device.type == "cpu")).to(device)
     optimizer = optimizer_of(model, recipe.lr, recipe.beta2)
-    run: Any = torch.compile(model) if compile else model
+    run: Any = torch.compile(model) if compiled else model
     for number in range(recipe.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = lr_at(number, recipe)
         if number % recipe.eval_every == 0 or number == recipe.steps:
-            yield number, estimate(run, sides, recipe.eval_batches, best), model, characters
+            yield number, estimate(run, sides, recipe.eval_batches, best), model
         if number < recipe.steps:
-            float(step(run, optimizer, *next(sides[0]), best))
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(number, recipe)
+            step(run, optimizer, [next(sides[0]) for _ in range(recipe.accumulate)], best)
 
 
 @torch.no_grad()
@@ -197,11 +214,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.best:
         torch.set_float32_matmul_precision("medium")
-    recipe = Recipe(steps=options.steps)
-    text = options.text.read_text("utf-8")
-    for number, loss, model, characters in train(
-        text, recipe, seed=options.seed, best=options.best, device=torch.device("cpu")
-    ):
+    recipe, cpu = Recipe(steps=options.steps), torch.device("cpu")
+    characters, *sides = characters_of(options.text.read_text("utf-8"))
+    for number, loss, model in train(*sides, len(characters), recipe, seed=options.seed, best=options.best, device=cpu):
         print(f"step {number}: validation loss {loss:.4f}", flush=True)
         torch.save({"model": model.state_dict(), "characters": characters, "recipe": asdict(recipe)}, options.out)
 
