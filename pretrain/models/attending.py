@@ -39,10 +39,8 @@ class Attend(nn.Module):
                 keys that it may not see. None: as `causal` says.
         """
         share = self.dropout if self.training else 0.0
-        explicit = (
-            (query.dtype != torch.float32 or share) and key.shape[2] <= EXPLICIT_UP_TO and torch.is_grad_enabled()
-        )
-        if explicit and query.device.type == "cpu":
+        faster = query.device.type == "cpu" and (query.dtype != torch.float32 or share > 0) and torch.is_grad_enabled()
+        if faster and key.shape[2] <= EXPLICIT_UP_TO:
             weights = dropout(self.weights(query, key, mask), share)  # (B, H, T, S)
             return weights @ _for_each_head(value, query.shape[1])
         length, total = query.shape[2], key.shape[2]
