@@ -31,7 +31,8 @@ CHART_STYLE = """
 .chart .grid { stroke: var(--line) } .chart .inner { overflow: hidden }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; stroke: var(--curve) }
 .faint { stroke-width: 1; stroke-opacity: .32 } .dashed { stroke-dasharray: 7 4 } .dotted { stroke-dasharray: 2 3 }
-.dot { fill: var(--curve) } .dot.dashed, .dot.dotted { fill: var(--card); stroke: var(--curve); stroke-width: 1.5; stroke-dasharray: none }
+.dot { fill: var(--curve) } .dot.dashed,
+.dot.dotted { fill: var(--card); stroke: var(--curve); stroke-width: 1.5; stroke-dasharray: none }
 .level { stroke: var(--soft); stroke-dasharray: 3 4; stroke-opacity: .8 }
 .chart .label { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round }
 .mark { stroke: var(--lost); stroke-width: 2 }
