@@ -25,7 +25,7 @@ def show_table(
     Args:
         columns: their headings; a line break in one is kept.
         spare: columns that are left out, the first ones first, where the terminal is too narrow for all; those that
-            still fit then come back.
+            still fit then come back, the last ones first.
     """
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     console = Console(highlight=False)
@@ -34,7 +34,7 @@ def show_table(
     shown, left = list(range(len(columns))), list(spare)
     while left and _width(columns, cells, shown) > console.width:
         shown.remove(columns.index(left.pop(0)))
-    for name in spare[: len(spare) - len(left)]:
+    for name in reversed(spare[: len(spare) - len(left)]):
         more = sorted([*shown, columns.index(name)])
         if _width(columns, cells, more) <= console.width:
             shown = more
