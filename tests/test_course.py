@@ -1,5 +1,6 @@
-"""The course: its pages in both languages have the same commands, and each of them runs."""
+"""The course: its pages have the same commands in both languages, and each runs at tiny size."""
 
+import contextlib
 import re
 import shlex
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from pretrain import cli
+from pretrain import cli, help_text
 
 COURSE = Path(__file__).parent.parent / "docs" / "course"
 PAGES = {language: sorted((COURSE / language).glob("*.md")) for language in ("en", "ja")}
@@ -26,7 +27,12 @@ TINY = {
     "plan": [],
     "report": [],
 }
-WHOLE_LADDER = "rung=[unigram,mlp_1]"  # of the sweep, which the other pages do rung by rung
+WHOLE_LADDER = "rung=unigram,mlp_1"  # of the sweep, which the other pages do rung by rung
+
+
+def named(page: Path) -> str:
+    """Language and name of a page."""
+    return f"{page.parent.name}-{page.stem}"
 
 
 def commands(page: Path) -> list[str]:
@@ -34,19 +40,21 @@ def commands(page: Path) -> list[str]:
     return [line for block in FENCE.findall(page.read_text("utf-8")) for line in block.splitlines() if line]
 
 
-EVERY = list(dict.fromkeys(line for page in [*PAGES["en"], COURSE / "README.md"] for line in commands(page)))
+EVERY = [line for page in [COURSE / "README.md", *PAGES["en"]] for line in commands(page)]
+QUICK = 3  # pages whose commands take no more than seconds; the others have what they need without them
 
 
-@pytest.fixture
-def folder(tiny_corpus: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def folder(tiny_corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty folder with a corpus of the pages' name, which has every character of their commands."""
     numbers = (signal.SIGINT, signal.SIGTERM)  # a command takes them over; pytest gets them back
     before = [signal.getsignal(number) for number in numbers]
+    home = tmp_path_factory.mktemp("course")
     texts = tiny_corpus + [f"日本の首都は、{place}番目の町である。" for place in range(9)]
     texts += [f"{place} {line}" for place in range(2) for line in EVERY]
-    (tmp_path / CORPUS).write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in texts))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    (home / CORPUS).write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in texts))
+    with contextlib.chdir(home):
+        yield home
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
@@ -60,19 +68,25 @@ def run(line: str) -> int:
     return cli.main([*words[1:], *ladder, *TINY[command]])
 
 
-def test_every_command_of_the_course_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for line in EVERY:
+RUN = [pytest.param(page, marks=[] if n < QUICK else [pytest.mark.faults]) for n, page in enumerate(PAGES["en"])]
+
+
+@pytest.mark.parametrize("page", [*RUN, pytest.param(COURSE / "README.md", marks=pytest.mark.faults)], ids=named)
+def test_every_command_of_a_page_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in commands(page):
         code = run(line)
-        said = capsys.readouterr().err
-        assert code == 0, f"{line}: {said}"
-    assert (folder / "runs" / "modern" / "report.html").is_file()
-    assert (folder / "runs" / "ladder" / "losses.svg").is_file()
+        assert code == 0, f"{line}: {capsys.readouterr().err}"
+        for name in re.findall(r" name=(\w+)", line):
+            assert (folder / "runs" / name / "report.html").is_file()
 
 
 def test_the_course_trains_every_rung_once() -> None:
-    from pretrain import help_text
-
-    rungs = [match for line in EVERY for match in re.findall(r"\brung=(\w+)", line) if "name=guarded" not in line]
+    rungs = [
+        match
+        for line in dict.fromkeys(EVERY)
+        for match in re.findall(r"\brung=(\w+)", line)
+        if "name=guarded" not in line
+    ]
     assert sorted(rungs) == sorted(help_text.options("rung"))
 
 
@@ -82,7 +96,7 @@ def test_both_languages_have_the_same_pages_with_the_same_commands() -> None:
     assert len(EVERY) >= 40
 
 
-@pytest.mark.parametrize("page", [COURSE / "README.md", *PAGES["en"], *PAGES["ja"]], ids=lambda page: str(page)[-24:])
+@pytest.mark.parametrize("page", [COURSE / "README.md", *PAGES["en"], *PAGES["ja"]], ids=named)
 def test_what_a_page_names_is_there(page: Path) -> None:
     text = page.read_text("utf-8")
     assert len(text.splitlines()) <= 90
