@@ -10,11 +10,13 @@ from pretrain import cli, config, help_text
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-COMMANDS = [line for line in re.findall(r"^pretrain .*$", README, re.MULTILINE) if "COMMAND" not in line]
+COURSE = [page.read_text("utf-8") for page in (ROOT / "docs" / "course").rglob("*.md")]
+LINES = re.findall(r"^pretrain .*$", "\n".join([README, *sorted(COURSE)]), re.MULTILINE)
+COMMANDS = [line for line in dict.fromkeys(LINES) if "COMMAND" not in line]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_readme_and_the_course_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = shlex.split(line, comments=True)[1:]
     command, words = cli._command(typed)
     if words == ["--help"]:
@@ -27,8 +29,8 @@ def test_every_command_of_the_readme_is_accepted(line: str, monkeypatch: pytest.
         config.parse(cli._composed(command, job), config.SCHEMAS[command])
 
 
-def test_the_readmes_commands_are_found() -> None:
-    assert len(COMMANDS) >= 10
+def test_the_commands_are_found() -> None:
+    assert len(COMMANDS) >= 90
 
 
 def test_the_readme_lists_every_group_and_option() -> None:

@@ -88,7 +88,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
 
 
 def pictures(document: dict[str, Any]) -> dict[str, Bars]:
-    """The shares of what follows the context, and each shorter end of it; that of nothing is how frequent tokens are."""
+    """Shares of what follows the context, each shorter end of it, and anything at all."""
     found = [*document["continuations"], {"context": [], "next": document["tokens"]}]
     groups = [
         Group(
