@@ -31,7 +31,8 @@ from pretrain.schema import (
 )
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 Format = Literal["table", "json"]
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
@@ -142,7 +143,7 @@ class TrainConfig:
     seed: Seed
     device: Device
     threads: Count | None
-    precision: Precision
+    precision: TrainingPrecision
     format: Format
     eval: EvalSettings
     sample: SampleSettings
@@ -278,7 +279,7 @@ class PlanSettings:
 @dataclass(frozen=True)
 class PlanConfig:
     threads: Count | None
-    precision: Precision
+    precision: TrainingPrecision
     format: Format
     plan: PlanSettings
     model: Part

@@ -82,7 +82,7 @@ def tokens_at_peak(model: LanguageModel, precision: str, length: int) -> float |
         length: tokens of a row.
     """
     parameter = next(model.parameters(), None)
-    if parameter is None or precision != "bf16":
+    if parameter is None or precision not in ("bf16", "fp16"):  # data sheets have one speed for both
         return None
     hardware = known_hardware(parameter.device)
     return hardware.speed(torch.bfloat16) / training_flops(model, length) if hardware else None

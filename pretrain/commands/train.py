@@ -40,7 +40,7 @@ from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
 from pretrain.training.parallel import Parallel
-from pretrain.training.precision import DTYPES, chosen_device
+from pretrain.training.precision import DTYPES, chosen_device, refuse_precision
 from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
 
@@ -58,6 +58,7 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     """
     stop = Stop().install()
     device = chosen_device(settings.device)
+    refuse_precision(settings.precision, device)
     parallel: Parallel = build(settings.parallel)
     with parallel.joined(device, stop):
         console.quiet = parallel.rank > 0

@@ -20,6 +20,7 @@ from pretrain.errors import ConfigError
 from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
 from pretrain.training.activation_checkpointing import Activations, checkpoint_activations
+from pretrain.training.loss_scale import LossScale
 from pretrain.training.optimizers import Optimizer
 from pretrain.training.optimizers.averaged import Averaged
 from pretrain.training.parallel import Parallel, Single
@@ -40,6 +41,8 @@ class StepResult:
         tokens: that it read.
         spike: by how many standard deviations the loss or the gradient's norm stood out, where that was judged.
         skipped: whether it left the model alone: loss or gradient was not finite, or a spike.
+        rescaled: whether it was skipped for the loss being scaled too much, which is mended and no sign of divergence.
+        loss_scale: what the loss was multiplied with, in fp16.
         rollback: whether the run is to go back to its last checkpoint because of it.
     """
 
@@ -49,6 +52,8 @@ class StepResult:
     grad_norm: float | None = None
     spike: float | None = None
     skipped: bool = False
+    rescaled: bool = False
+    loss_scale: float | None = None
     rollback: bool = False
 
 
@@ -132,6 +137,7 @@ class GradientUpdate:
         self.seed = seed
         self.carried: list[State | None] = []  # of each micro-batch, what the model knows of the rows before
         self.stop = stop
+        self.loss_scale = LossScale(dtype)
         self.max_grad_norm = max_grad_norm
         self.spikes = SpikeGuard(action=spike_action, threshold=spike_threshold, window=spike_window)
 
@@ -155,19 +161,23 @@ class GradientUpdate:
             nats, state = self._losses(*micro, state)
             carried_on.append(state and {name: tensor.detach() for name, tensor in state.items()})
             loss = nats.sum() / count
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
+            (loss * self.loss_scale.scale).backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
             found = self.parallel.gradients(weights)
             if gradients:
                 torch._foreach_add_(gradients, found)
             gradients = gradients or found
             total += loss.detach()
+        self.loss_scale.unscale(gradients)
         self.parallel.reduce(gradients)
         self.parallel.sum(total)
         lr = self.optimizer.lr * self.schedule(number, self._tokens_until(number + 1), progress)
         norm = self.parallel.norm(gradients)
         result = StepResult(float(total), self.batches.tokens_in(batch), lr, float(norm))
+        result = replace(result, loss_scale=self.loss_scale.scale if self.loss_scale.dynamic else None)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
-            return replace(result, skipped=True)
+            rescaled = math.isfinite(result.loss) and self.loss_scale.overflowed()
+            return replace(result, skipped=True, rescaled=rescaled)
+        self.loss_scale.held()
         spike = self.spikes.score(result.loss, float(norm))
         result = replace(result, spike=spike)
         if self.spikes.refuses(spike):
@@ -195,7 +205,7 @@ class GradientUpdate:
         names = states[0] if states else {}
         own = {CARRIED + name: torch.cat([state[name] for state in states]) for name in names}
         carried = {name: self.parallel.rows(rows) for name, rows in own.items()}
-        return self.optimizer.state() | self.spikes.state() | carried
+        return self.optimizer.state() | self.spikes.state() | self.loss_scale.state() | carried
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         all_rows = {name.removeprefix(CARRIED): tensor for name, tensor in state.items() if name.startswith(CARRIED)}
@@ -205,6 +215,7 @@ class GradientUpdate:
         pieces = {name: torch.split(tensor.to(device), self.micro_batch) for name, tensor in rows.items()}
         self.carried = [dict(zip(pieces, parts, strict=True)) for parts in zip(*pieces.values(), strict=True)]
         self.spikes.load_state(state)
+        self.loss_scale.load_state(state)
         self.optimizer.load_state({name: tensor for name, tensor in state.items() if not name.startswith(CARRIED)})
         self._refresh()
 
