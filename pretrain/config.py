@@ -287,9 +287,9 @@ class PlanConfig:
     trainer: TrainerSettings
     hardware: Part
     parallel: Part
+    update: Part = dataclasses.field(default_factory=lambda: Part({}))
     objective: Part = dataclasses.field(default_factory=lambda: Part({}))
     # What else a model's file sets is of no account here.
-    update: Any = dataclasses.field(default_factory=dict)
     schedule: Any = dataclasses.field(default_factory=dict)
     sample: Any = dataclasses.field(default_factory=dict)
 

@@ -55,7 +55,7 @@ def first_state(
 ) -> TrainingState:
     """The state of a run that has not begun."""
     precision = chosen_precision(settings.precision, device)
-    micro_batch = int(parallel.same(first_micro_batch(settings, precision, device, make_model)))
+    micro_batch = int(parallel.same(first_micro_batch(settings, precision, device, make_model, parallel)))
     return TrainingState(precision, micro_batch, torch.get_num_threads())
 
 

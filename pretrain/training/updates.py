@@ -5,6 +5,7 @@ What differs between kinds of models is the update; the loop is one.
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
@@ -20,6 +21,8 @@ from pretrain.errors import ConfigError
 from pretrain.models.language_model import LanguageModel, State, documents_in
 from pretrain.stopping import Stop
 from pretrain.training.activation_checkpointing import Activations, checkpoint_activations
+from pretrain.training.compiling import Compilation
+from pretrain.training.fp8 import learn_in_fp8
 from pretrain.training.loss_scale import LossScale
 from pretrain.training.optimizers import Optimizer
 from pretrain.training.optimizers.averaged import Averaged
@@ -89,6 +92,8 @@ class GradientUpdate:
         micro_batch: rows computed at once.
         seed: of dropout, together with the batch's number, so that a resumed run drops the same.
         activation_checkpointing: as in checkpoint_activations.
+        fp8: whether linear layers learn in fp8.
+        compilation: whether losses are compiled; None: they are not.
         parallel: among how many processes the work is shared, and how; None: there is one.
         max_grad_norm: the gradient is scaled down to this norm where it is longer; 0 for no clipping.
         spike_action, spike_threshold, spike_window: as in SpikeGuard.
@@ -109,6 +114,8 @@ class GradientUpdate:
         stop: Stop,
         parallel: Parallel | None = None,
         activation_checkpointing: Activations = "none",
+        fp8: bool = False,
+        compilation: Compilation | None = None,
         *,
         max_grad_norm: Annotated[float, Ge(0)],
         spike_action: Action = "off",
@@ -129,7 +136,10 @@ class GradientUpdate:
         self.working = self.parallel.working(model, dtype)
         # Where the optimizer's parameters are an average of weights, gradients are taken elsewhere.
         self.learning = self.working if optimizer.points() is None else copy.deepcopy(self.working)
+        if fp8:
+            learn_in_fp8(self.learning)
         checkpoint_activations(self.learning, activation_checkpointing)
+        self.compilation = compilation or Compilation(False, lambda reason: None)
         self.batches = batches
         self.optimizer = optimizer
         self.schedule = schedule
@@ -145,6 +155,7 @@ class GradientUpdate:
         return self.batches.most_batches
 
     def step(self, number: int, batch: int, progress: float) -> StepResult:
+        started = time.perf_counter()
         torch.manual_seed((self.seed * 1_000_003 + batch + self.parallel.data_rank * APART) % 2**63)
         weights = list(self.learning.parameters())
         device = weights[0].device
@@ -158,15 +169,19 @@ class GradientUpdate:
         carried_on: list[State | None] = []
         for micro, state in zip(micros, carried, strict=True):
             self.stop.check()
-            nats, state = self._losses(*micro, state)
+            try:
+                loss, state = self._loss(*micro, state, count)
+            except RuntimeError as error:
+                if not self.compilation.failed(error):
+                    raise
+                self.parallel.gradients(weights)  # those that came before it failed
+                loss, state = self._loss(*micro, state, count)
             carried_on.append(state and {name: tensor.detach() for name, tensor in state.items()})
-            loss = nats.sum() / count
-            (loss * self.loss_scale.scale).backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
             found = self.parallel.gradients(weights)
             if gradients:
                 torch._foreach_add_(gradients, found)
             gradients = gradients or found
-            total += loss.detach()
+            total += loss
         self.loss_scale.unscale(gradients)
         self.parallel.reduce(gradients)
         self.parallel.sum(total)
@@ -188,17 +203,32 @@ class GradientUpdate:
         self.optimizer.step(gradients, lr)
         self._refresh()
         self.carried = carried_on if self.batches.packing == "contiguous" else []
+        self.compilation.took(time.perf_counter() - started, progress)
         return result
 
     def _tokens_until(self, number: int) -> int:
         return self.batches.first_row(number) * self.batches.sequence_length
 
+    def _loss(
+        self, tokens: Tensor, targets: Tensor, state: State | None, count: int
+    ) -> tuple[Tensor, State | None]:
+        """The loss of a micro-batch, whose gradient is left at the weights, and the state that the next rows go on with.
+
+        Args:
+            count: targets of the batch.
+        """
+        nats, state = self._losses(tokens, targets, state)
+        loss = nats.sum() / count
+        (loss * self.loss_scale.scale).backward()  # type: ignore[no-untyped-call]  # torch's own is untyped
+        return loss.detach(), state
+
     def _losses(self, tokens: Tensor, targets: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """Nats (B, T), and the state that the next rows go on with."""
         if self.batches.packing == "documents":
             documents = documents_in(tokens, self.batches.stream.end_of_text)
-            return self.learning.document_losses(tokens, targets, documents), None
-        return self.learning.token_losses(tokens, targets, state)
+            return self.compilation.of(self.learning.document_losses)(tokens, targets, documents), None
+        found: tuple[Tensor, State | None] = self.compilation.of(self.learning.token_losses)(tokens, targets, state)
+        return found
 
     def state(self) -> dict[str, Tensor]:
         states = [state for state in self.carried if state]

@@ -22,12 +22,14 @@ class Parallel(Protocol):
 
     Attributes:
         rank, ranks: this process, from 0 on, and how many there are.
+        local_ranks: of them, those that share this machine's memory.
         data_rank, data_ranks: which part of every batch this process reads, and of how many.
         share: of the tensors, what this process holds and writes; known once a model is prepared.
     """
 
     rank: int
     ranks: int
+    local_ranks: int
     data_rank: int
     data_ranks: int
     share: Share
@@ -97,7 +99,7 @@ class Single:
     """All in one process."""
 
     rank = data_rank = 0
-    ranks = data_ranks = 1
+    ranks = local_ranks = data_ranks = 1
     share = Share(0, 1, {})
 
     @contextmanager
