@@ -21,6 +21,7 @@ from pretrain.schema import check as check
 from pretrain.schema import configs_dir as configs_dir
 from pretrain.schema import keys as keys
 from pretrain.schema import (
+    refuse_compile,
     refuse_evaluation,
     refuse_objective,
     refuse_parallel,
@@ -81,6 +82,7 @@ class TrainerSettings:
     keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
     double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
     activation_checkpointing: Literal["none", "selective", "full"] = dataclasses.field(default_factory=lambda: "none")
+    compile: Literal["auto"] | bool = dataclasses.field(default_factory=lambda: "auto")
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class TrainConfig:
         refuse_uneven_batch(self.trainer.batch_tokens, self.sequence_length, self.trainer.micro_batch)
         refuse_objective(self.objective["_target_"], self.model["_target_"], self.trainer.packing)
         refuse_parallel(self.parallel["_target_"], self.update["_target_"], self.optimizer["_target_"], self.model)
+        refuse_compile(self.parallel["_target_"], self.trainer.compile)
 
     @property
     def sequence_length(self) -> int:

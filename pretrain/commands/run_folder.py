@@ -41,6 +41,7 @@ RHYTHM = {
     "trainer.checkpoint_every",
     "trainer.loader_workers",
     "trainer.activation_checkpointing",
+    "trainer.compile",
 }
 
 

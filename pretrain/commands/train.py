@@ -17,7 +17,14 @@ from pretrain.commands.run_folder import digest, refuse_changes, run_folder, wri
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
 from pretrain.commands.sizing import tokens_at_peak
 from pretrain.commands.train_end import references_of, result_of, sample_of
-from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
+from pretrain.commands.train_start import (
+    compilation_of,
+    described,
+    first_state,
+    limits_of,
+    newest_checkpoint,
+    prepared_data,
+)
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
@@ -38,6 +45,7 @@ from pretrain.tracking.jsonl import Metrics
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
+from pretrain.training.compiling import Compilation
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
 from pretrain.training.parallel import Parallel
 from pretrain.training.precision import DTYPES, chosen_device, refuse_precision
@@ -109,7 +117,8 @@ def _run(
         make_model = partial(build_model, settings.model, manifest["vocab_size"], objective.special_ids)
         state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
         state.threads = torch.get_num_threads()
-        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop)
+        compilation = compilation_of(settings, state, parallel)
+        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop, compilation)
         limits = limits_of(settings, batches, update)
         result = read_result(folder)
         if result and result["steps"] == state.step and limits.progress(state) >= 1:
@@ -135,9 +144,8 @@ def _run(
                 keep_page("running")
 
         try:
-            loss = _train(
-                folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, parallel, stop
-            )
+            parts = (update, state, limits, measure, checkpoints, look, parallel, stop, compilation)
+            loss = _train(folder, settings, config, prepared, *parts)
         except (Interrupted, TrainingError):
             if parallel.rank == 0:
                 keep_page("stopped")
@@ -207,6 +215,7 @@ def _update(
     parallel: Parallel,
     device: torch.device,
     stop: Stop,
+    compilation: Compilation,
 ) -> Update:
     """The model with its way to learn: fresh from the seed, or as the checkpoint left it."""
     torch.manual_seed(settings.seed)
@@ -229,6 +238,8 @@ def _update(
         stop=stop,
         parallel=parallel,
         activation_checkpointing=settings.trainer.activation_checkpointing,
+        fp8=state.precision == "fp8",
+        compilation=compilation,
     )
     if checkpoint:
         update.load_state(parallel.share.own(checkpoint.update))
@@ -277,6 +288,7 @@ def _train(
     look: Callable[[], None],
     parallel: Parallel,
     stop: Stop,
+    compilation: Compilation,
 ) -> Loss | None:
     first = parallel.rank == 0
     trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()] if first else []
@@ -284,6 +296,7 @@ def _train(
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
 
     def save(last: bool) -> None:
+        state.compiled = compilation.choice
         weights, learned, share = parallel.weights(update.model), update.state(), parallel.share
         if share.writes:
             checkpoints.save(state, weights, learned, config, prepared.tokenizer, share=share, last=last)

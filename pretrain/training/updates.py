@@ -209,10 +209,8 @@ class GradientUpdate:
     def _tokens_until(self, number: int) -> int:
         return self.batches.first_row(number) * self.batches.sequence_length
 
-    def _loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None, count: int
-    ) -> tuple[Tensor, State | None]:
-        """The loss of a micro-batch, whose gradient is left at the weights, and the state that the next rows go on with.
+    def _loss(self, tokens: Tensor, targets: Tensor, state: State | None, count: int) -> tuple[Tensor, State | None]:
+        """The loss of a micro-batch, whose gradient is left at the weights, and the state that the next rows take.
 
         Args:
             count: targets of the batch.
@@ -226,7 +224,10 @@ class GradientUpdate:
         """Nats (B, T), and the state that the next rows go on with."""
         if self.batches.packing == "documents":
             documents = documents_in(tokens, self.batches.stream.end_of_text)
-            return self.compilation.of(self.learning.document_losses)(tokens, targets, documents), None
+            losses: Callable[..., Tensor] = self.learning.document_losses
+            if type(self.learning).document_losses is not LanguageModel.document_losses:
+                losses = self.compilation.of(losses)  # else every batch has a shape of its own
+            return losses(tokens, targets, documents), None
         found: tuple[Tensor, State | None] = self.compilation.of(self.learning.token_losses)(tokens, targets, state)
         return found
 

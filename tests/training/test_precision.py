@@ -9,12 +9,13 @@ import torch
 
 from pretrain.data.batches import Batches
 from pretrain.data.shards import TokenStream
-from pretrain.errors import TrainingError, UsageError
+from pretrain.errors import ConfigError, TrainingError, UsageError
 from pretrain.evaluation.loss import Validation
 from pretrain.models.gpt import GPT
 from pretrain.stopping import Stop
 from pretrain.training import loss_scale
 from pretrain.training.checkpoints import TrainingState
+from pretrain.training.fp8 import learn_in_fp8
 from pretrain.training.loop import Limits, Rhythm, train
 from pretrain.training.loss_scale import FLOOR, INITIAL, LossScale
 from pretrain.training.optimizers import AdamW
@@ -126,6 +127,55 @@ def test_a_resumed_run_has_the_scale_and_the_bits_of_an_undisturbed_one(
     assert [second.step(number, number, 0.0).loss_scale for number in range(15, 30)] == scales[15:]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name])
+
+
+def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """What the scaled fp8 numbers nearest to `tensor` stand for."""
+    scale = tensor.abs().max() / torch.finfo(kind).max
+    return (tensor / scale).to(kind).float() * scale
+
+
+@pytest.mark.parametrize("tokens", [32, 7])  # the latter is no multiple of what the kernels take
+def test_products_in_fp8_are_those_of_rounded_numbers(tokens: int) -> None:
+    torch.manual_seed(0)
+    model = GPT(V, context_length=T, n_layer=1, n_head=2, n_embd=32, dropout=0.0)
+    names = list(model.state_dict())
+    learn_in_fp8(model)
+    layer: Any = model.blocks[0].feed_forward.input
+    x, of_product = torch.randn(1, tokens, 32, requires_grad=True), torch.randn(1, tokens, 128) / 1e4
+    product = layer(x)
+    product.backward(of_product)
+    weight, e4m3, e5m2 = layer.weight.detach(), torch.float8_e4m3fn, torch.float8_e5m2
+    near: Any = {"rtol": 1e-4, "atol": 1e-4}
+    precise, wide = rounded(x.detach()[0], e4m3), rounded(of_product[0], e5m2)
+    expected = precise @ rounded(weight, e4m3).T
+    assert torch.allclose(product.detach()[0], expected, **near)
+    assert 1e-3 < float((expected - x.detach()[0] @ weight.T).norm() / expected.norm()) < 0.1
+    assert x.grad is not None
+    assert torch.allclose(x.grad[0] * 1e4, wide @ rounded(weight, e4m3) * 1e4, **near)
+    assert torch.allclose(layer.weight.grad * 1e4, wide.T @ precise * 1e4, **near)
+    assert torch.allclose(layer.bias.grad, of_product.sum((0, 1)))
+    layer.eval()
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, weight, layer.bias))
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("activations", ["none", "selective", "full"])
+def test_a_model_learns_in_fp8_and_is_evaluated_in_bf16(stream: TokenStream, activations: Any) -> None:
+    update = update_of(stream, torch.bfloat16, fp8=True, activation_checkpointing=activations)
+    other = update_of(stream, torch.bfloat16)
+    found = [update.step(number, number, 0.0) for number in range(20)]
+    expected = [other.step(number, number, 0.0) for number in range(20)]
+    assert found[0].grad_norm != expected[0].grad_norm == pytest.approx(found[0].grad_norm, rel=0.05)
+    assert found[-1].loss == pytest.approx(expected[-1].loss, rel=0.1)
+    tokens = torch.arange(T)[None]
+    other.working.load_weights(update.working.state_dict())
+    assert torch.equal(update.working.eval()(tokens), other.working.eval()(tokens))
+
+
+def test_a_model_without_layers_for_fp8_is_refused() -> None:
+    with pytest.raises(ConfigError, match="multiples of 16; GPT has none: try precision=bf16"):
+        learn_in_fp8(GPT(V, context_length=T, n_layer=1, n_head=2, n_embd=8, dropout=0.0))
 
 
 def test_fp8_is_refused_where_nothing_multiplies_it() -> None:
