@@ -69,8 +69,8 @@ class Compilation:
         if not isinstance(error, TorchDynamoException):
             return False
         self._works = False
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        self._tell(f"torch.compile failed, the run goes on without: {reason}")
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]  # who raised, and what, as a rule
+        self._tell(f"torch.compile failed, the run goes on without: {' '.join(said[:2]) or type(error).__name__}")
         return True
 
     def took(self, seconds: float, progress: float) -> None:
@@ -85,7 +85,7 @@ class Compilation:
             return
         found = median(self._seconds[WARM:])
         if self._probing:
-            self.choice = found < FASTER * self._eager
+            self.choice, self._probing = found < FASTER * self._eager, False
             self._tell(
                 f"torch.compile: a step takes {found:.3g} s compiled and {self._eager:.3g} s not; "
                 f"{'it stays on' if self.choice else 'it is left out'}"

@@ -24,6 +24,8 @@ from pretrain.training.optimizers import AdamW
 from pretrain.training.schedules import Constant
 from pretrain.training.updates import GradientUpdate
 
+# Dynamo makes one to look at it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")
 V, T = 17, 8
 ROOT = Path(__file__).parents[2]
 
@@ -33,12 +35,12 @@ def stream(make_stream: Callable[..., TokenStream]) -> TokenStream:
     return make_stream([place % 5 for place in range(600)])
 
 
-def update_of(stream: TokenStream, compilation: Compilation | None, packing: Any = "stream") -> GradientUpdate:
+def update_of(stream: TokenStream, compilation: Compilation | None) -> GradientUpdate:
     torch.manual_seed(0)
     model = GPT(V, context_length=T, n_layer=1, n_head=2, n_embd=8, dropout=0.0)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     optimizer = AdamW(parameters, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
-    batches = Batches(stream, T, 4, seed=0, packing=packing)
+    batches = Batches(stream, T, 4, seed=0)
     parts = (model, batches, optimizer, Constant(warmup_steps=0), torch.float32, 2, 0, Stop())
     return GradientUpdate(*parts, compilation=compilation, max_grad_norm=1.0)
 
@@ -58,29 +60,22 @@ def _nothing_compiled() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("packing", ["stream", "documents"])
-def test_compiled_steps_have_the_losses_of_others_and_the_bits_of_a_resumed_run(
-    stream: TokenStream, packing: str
-) -> None:
-    graphs: list[Any] = []
-    plain = update_of(stream, None, packing)
-    told: list[str] = []
-    whole, first, second = (
-        update_of(stream, Compilation(True, told.append, backend=traced(graphs)), packing) for _ in range(3)
-    )
-    losses = [whole.step(number, number, 0.0).loss for number in range(4)]
+def test_compiled_steps_have_the_losses_of_others_and_the_bits_of_a_resumed_run(stream: TokenStream) -> None:
+    graphs, told = list[Any](), list[str]()
+    plain = update_of(stream, None)
+    whole, resumed = (update_of(stream, Compilation(True, told.append, backend=traced(graphs))) for _ in range(2))
+    losses = [whole.step(number, number, 0.0).loss for number in range(2)]
+    resumed.model.load_weights({name: weight.clone() for name, weight in whole.model.state_dict().items()})
+    resumed.load_state({name: tensor.clone() for name, tensor in whole.state().items()})
+    losses += [whole.step(number, number, 0.0).loss for number in range(2, 4)]
+    for number in range(2, 4):
+        resumed.step(number, number, 0.0)
     assert graphs
+    assert len(told) == 2  # that each compiles
     assert losses == pytest.approx([plain.step(number, number, 0.0).loss for number in range(4)], abs=1e-6)
     assert list(whole.model.state_dict()) == list(plain.model.state_dict())  # no _orig_mod
-    for number in range(2):
-        first.step(number, number, 0.0)
-    second.model.load_weights(first.model.state_dict())
-    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
-    for number in range(2, 4):
-        second.step(number, number, 0.0)
-    assert not any("failed" in line for line in told)
     for name, weight in whole.model.state_dict().items():
-        assert torch.equal(weight, second.model.state_dict()[name])
+        assert torch.equal(weight, resumed.model.state_dict()[name])
 
 
 def test_what_cannot_be_compiled_runs_without_and_says_why_once(stream: TokenStream) -> None:
@@ -98,12 +93,10 @@ def test_what_cannot_be_compiled_runs_without_and_says_why_once(stream: TokenStr
     assert "no compiler on this machine" in told[1]
 
 
-def test_other_errors_are_not_taken_for_the_compilers(stream: TokenStream) -> None:
-    update = update_of(stream, Compilation(True, print, backend=traced([])))
-    update.learning.norm.bias.register_hook(lambda gradient: gradient[:2])  # type: ignore[union-attr, operator]
-    with pytest.raises(RuntimeError, match=r"shape|size"):
-        update.step(0, 0, 0.0)
-    assert update.compilation.on
+def test_other_errors_are_not_taken_for_the_compilers() -> None:
+    compilation = Compilation(True, pytest.fail)
+    assert not compilation.failed(RuntimeError("out of memory"))
+    assert compilation.on
 
 
 def seconds_of(compilation: Compilation, each: list[float], steps: int) -> None:
