@@ -21,6 +21,7 @@ from pretrain.schema import check as check
 from pretrain.schema import configs_dir as configs_dir
 from pretrain.schema import keys as keys
 from pretrain.schema import (
+    refuse_compile,
     refuse_evaluation,
     refuse_objective,
     refuse_parallel,
@@ -31,7 +32,8 @@ from pretrain.schema import (
 )
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 Format = Literal["table", "json"]
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
@@ -80,6 +82,7 @@ class TrainerSettings:
     keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
     double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
     activation_checkpointing: Literal["none", "selective", "full"] = dataclasses.field(default_factory=lambda: "none")
+    compile: Literal["auto"] | bool = dataclasses.field(default_factory=lambda: "auto")
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class TrainConfig:
     seed: Seed
     device: Device
     threads: Count | None
-    precision: Precision
+    precision: TrainingPrecision
     format: Format
     eval: EvalSettings
     sample: SampleSettings
@@ -168,6 +171,7 @@ class TrainConfig:
         refuse_uneven_batch(self.trainer.batch_tokens, self.sequence_length, self.trainer.micro_batch)
         refuse_objective(self.objective["_target_"], self.model["_target_"], self.trainer.packing)
         refuse_parallel(self.parallel["_target_"], self.update["_target_"], self.optimizer["_target_"], self.model)
+        refuse_compile(self.parallel["_target_"], self.trainer.compile)
 
     @property
     def sequence_length(self) -> int:
@@ -280,7 +284,7 @@ class PlanSettings:
 @dataclass(frozen=True)
 class PlanConfig:
     threads: Count | None
-    precision: Precision
+    precision: TrainingPrecision
     format: Format
     plan: PlanSettings
     model: Part
@@ -288,9 +292,9 @@ class PlanConfig:
     trainer: TrainerSettings
     hardware: Part
     parallel: Part
+    update: Part = dataclasses.field(default_factory=lambda: Part({}))
     objective: Part = dataclasses.field(default_factory=lambda: Part({}))
     # What else a model's file sets is of no account here.
-    update: Any = dataclasses.field(default_factory=dict)
     schedule: Any = dataclasses.field(default_factory=dict)
     sample: Any = dataclasses.field(default_factory=dict)
 

@@ -42,6 +42,7 @@ RHYTHM = {
     "trainer.checkpoint_every",
     "trainer.loader_workers",
     "trainer.activation_checkpointing",
+    "trainer.compile",
     "update.log_noise",
 }
 

@@ -20,7 +20,14 @@ from pretrain.commands.sweep import keep_page as keep_page
 from pretrain.commands.sweep import keep_sweep as keep_sweep
 from pretrain.commands.sweep import sweep_folder as sweep_folder
 from pretrain.commands.train_end import references_of, result_of, sample_of
-from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
+from pretrain.commands.train_start import (
+    compilation_of,
+    described,
+    first_state,
+    limits_of,
+    newest_checkpoint,
+    prepared_data,
+)
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
@@ -43,9 +50,10 @@ from pretrain.tracking.jsonl import Metrics
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
+from pretrain.training.compiling import Compilation
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
 from pretrain.training.parallel import Parallel
-from pretrain.training.precision import DTYPES, chosen_device
+from pretrain.training.precision import DTYPES, chosen_device, refuse_precision
 from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
 
@@ -60,6 +68,7 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     """
     stop = Stop().install()
     device = chosen_device(settings.device)
+    refuse_precision(settings.precision, device)
     parallel: Parallel = build(settings.parallel)
     with parallel.joined(device, stop):
         console.quiet = parallel.rank > 0
@@ -112,7 +121,8 @@ def _run(
         make_model = partial(build_model, settings.model, manifest["vocab_size"], objective.special_ids)
         state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
         state.threads = torch.get_num_threads()
-        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop)
+        compilation = compilation_of(settings, state, parallel)
+        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop, compilation)
         limits = limits_of(settings, batches, update)
         result = read_result(folder)
         if result and result["steps"] == state.step and limits.progress(state) >= 1:
@@ -137,9 +147,8 @@ def _run(
                 show_page("running")
 
         try:
-            loss = _train(
-                folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, parallel, stop
-            )
+            parts = (update, state, limits, measure, checkpoints, look, parallel, stop, compilation)
+            loss = _train(folder, settings, config, prepared, *parts)
         except (Interrupted, TrainingError):
             if parallel.rank == 0:
                 show_page("stopped")
@@ -171,6 +180,7 @@ def _update(
     parallel: Parallel,
     device: torch.device,
     stop: Stop,
+    compilation: Compilation,
 ) -> Update:
     """The model with its way to learn: fresh from the seed, or as the checkpoint left it."""
     torch.manual_seed(settings.seed)
@@ -193,6 +203,8 @@ def _update(
         stop=stop,
         parallel=parallel,
         activation_checkpointing=settings.trainer.activation_checkpointing,
+        fp8=state.precision == "fp8",
+        compilation=compilation,
     )
     if checkpoint:
         update.load_state(parallel.share.own(checkpoint.update))
@@ -241,6 +253,7 @@ def _train(
     look: Callable[[], None],
     parallel: Parallel,
     stop: Stop,
+    compilation: Compilation,
 ) -> Loss | None:
     first = parallel.rank == 0
     trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()] if first else []
@@ -248,6 +261,7 @@ def _train(
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
 
     def save(last: bool) -> None:
+        state.compiled = compilation.choice
         weights, learned, share = parallel.weights(update.model), update.state(), parallel.share
         if share.writes:
             checkpoints.save(state, weights, learned, config, prepared.tokenizer, share=share, last=last)

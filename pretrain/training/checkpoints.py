@@ -50,6 +50,7 @@ class TrainingState:
         precision: of the products, as chosen at the start.
         micro_batch: rows computed at once, as chosen at the start.
         threads: CPU threads.
+        compiled: whether losses are compiled; None: that is not found out yet. Older runs were not.
     """
 
     precision: str
@@ -66,6 +67,7 @@ class TrainingState:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     skipped_windows: list[tuple[int, int]] = field(default_factory=list)
+    compiled: bool | None = False
 
     def __post_init__(self) -> None:
         self.skipped_windows = [(first, last) for first, last in self.skipped_windows]  # JSON has no tuples

@@ -137,7 +137,7 @@ def train(
             state.seconds += seconds
             if result.skipped:
                 state.skipped_steps += 1
-                state.skipped_in_a_row += 1
+                state.skipped_in_a_row += not result.rescaled
             else:
                 state.skipped_in_a_row = 0
                 state.loss_sum += result.loss
@@ -150,6 +150,7 @@ def train(
                     "grad_norm": result.grad_norm,
                     "tokens_per_second": round(result.tokens / seconds, 1),
                     **({"mfu": round(result.tokens / seconds / tokens_at_peak, 4)} if tokens_at_peak else {}),
+                    **({"loss_scale": result.loss_scale} if result.loss_scale else {}),
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
                     "spike": result.spike,

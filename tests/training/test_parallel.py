@@ -103,6 +103,22 @@ def test_many_processes_give_the_losses_of_one(ranks: int, kinds: list[str], tmp
         assert abs(found[0]["norm"][0] - expected["norm"][0]) < 1e-6
 
 
+@pytest.mark.faults
+def test_all_ranks_scale_the_loss_alike(tmp_path: Path) -> None:
+    kinds = ["fp16-ddp", "fp16-fsdp"]
+    codes, _, said = finish(start(2, "steps", str(tmp_path / "out"), *kinds, cwd=tmp_path))
+    assert codes == [0, 0], said
+    expected = driver.steps("fp16-none", Single(), tmp_path)
+    assert expected["scale"][0] > expected["scale"][-1]  # some were skipped
+    assert expected["loss"][-1] < expected["loss"][0] - 0.1
+    for kind in kinds:
+        found = [(tmp_path / f"{kind}-{rank}.json").read_text() for rank in range(2)]
+        assert len(set(found)) == 1, "each rank must see the same numbers"
+        numbers = json.loads(found[0])
+        assert numbers["scale"] == expected["scale"]
+        assert largest_difference(numbers["loss"], expected["loss"]) < 1e-2
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")

@@ -32,7 +32,7 @@ from pretrain.training.updates import GradientUpdate
 
 V = 2000
 ROWS, LENGTH = 4, 96
-SMALL = ["model.n_layer=3", "model.n_head=2", "model.n_embd=64", "model.context_length=96"]
+SMALL = ["model.n_layer=3", "model.n_head=2", "model.n_embd=64", "model.context_length=96", "trainer.batch_tokens=960"]
 RECURRENT = ["model.n_embd=64", "model.n_hidden=96"]
 
 
@@ -43,7 +43,8 @@ def settings_of(model: str, *words: str) -> dict[str, Any]:
 def footprint_of(settings: dict[str, Any], length: int = LENGTH, vocab_size: int = V) -> Footprint:
     with hollow():
         model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=vocab_size)
-    return sized(model, config.Part(settings["model"]), config.Part(settings["optimizer"]), length)
+    parts = (config.Part(settings["model"]), config.Part(settings["optimizer"]))
+    return sized(model, *parts, length, settings["update"].get("ema_decay"))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,8 @@ def gpt() -> Footprint:
         ("gpt_nano", SMALL, torch.bfloat16),
         ("gpt_nano", [*SMALL, "optimizer=schedule_free"], torch.float32),
         ("gpt_nano", [*SMALL, "optimizer=lion"], torch.float32),
+        ("gpt_nano", [*SMALL, "update.ema_decay=0.9"], torch.float32),
+        ("gpt_nano", [*SMALL, "update.ema_decay=0.9"], torch.bfloat16),
         ("llama", SMALL, torch.float32),
         ("modern", SMALL, torch.float32),
         ("lstm", RECURRENT, torch.float32),
@@ -76,9 +79,8 @@ def test_a_step_holds_about_the_tensors_that_the_plan_tells(
     optimizer = config.build(config.Part(settings["optimizer"]), parameters=parameters)
     tokens = torch.randint(V, (3 * ROWS * LENGTH + 1,), generator=torch.Generator().manual_seed(0)).tolist()
     batches = Batches(make_stream(tokens), LENGTH, ROWS, seed=0)
-    update = GradientUpdate(
-        model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop(), max_grad_norm=1.0
-    )
+    parts = (model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop())
+    update = GradientUpdate(*parts, max_grad_norm=1.0, ema_decay=settings["update"].get("ema_decay"))
     with Passing() as passing:
         update.step(0, 0, 0.0)
     of, several = footprint_of(settings), micro_batch < ROWS
@@ -111,6 +113,11 @@ def test_weights_gradients_and_optimizer_are_counted_by_their_bytes(gpt: Footpri
     assert (bf16["weights"], bf16["optimizer"]) == (6 * gpt.parameters, 8 * gpt.parameters)
     averaged = memory(replace(gpt, averaged=True), LENGTH, 2, "cuda")["update"]
     assert averaged["weights"] == 8 * gpt.parameters
+    ema = footprint_of(settings_of("gpt_nano", *SMALL, "update.ema_decay=0.9"))
+    moving = memory(ema, LENGTH, 2, "cuda")["update"]
+    # The average, its copy in bf16, and the weights with theirs: the weights in fp32 are a part of the state.
+    assert (moving["weights"], moving["optimizer"]) == (8 * gpt.parameters, 12 * gpt.parameters)
+    assert checkpoint_bytes(ema) == 16 * gpt.parameters
     assert checkpoint_bytes(gpt) == 12 * gpt.parameters
 
 

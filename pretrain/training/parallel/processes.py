@@ -48,7 +48,7 @@ class Processes:
     """
 
     rank = data_rank = 0
-    ranks = data_ranks = 1
+    ranks = local_ranks = data_ranks = 1
     share = Share(0, 1, {})
     sums_at_once = False
 
@@ -67,6 +67,7 @@ class Processes:
                 "parallel= needs several processes; start them with torchrun --nproc-per-node=2 -m pretrain train ..., "
                 "or choose parallel=none"
             ) from None
+        self.local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks))
         self._own_stop = stop
         stop.forwarded_seconds = FORWARDED
         try:

@@ -22,6 +22,7 @@ class Parallel(Protocol):
 
     Attributes:
         rank, ranks: this process, from 0 on, and how many there are.
+        local_ranks: of them, those that share this machine's memory.
         data_rank, data_ranks: which part of every batch this process reads, and of how many.
         share: of the tensors, what this process holds and writes; known once a model is prepared.
         sums_at_once: whether the gradients that are taken are those of the rows of all ranks already.
@@ -29,6 +30,7 @@ class Parallel(Protocol):
 
     rank: int
     ranks: int
+    local_ranks: int
     data_rank: int
     data_ranks: int
     share: Share
@@ -99,7 +101,7 @@ class Single:
     """All in one process."""
 
     rank = data_rank = 0
-    ranks = data_ranks = 1
+    ranks = local_ranks = data_ranks = 1
     share = Share(0, 1, {})
     sums_at_once = False
 
