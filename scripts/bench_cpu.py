@@ -78,10 +78,13 @@ class Stranger(LanguageModel):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", type=Path, help="tinyshakespeare, the char-rnn file")
+    parser.add_argument("text", type=Path, nargs="?", help="tinyshakespeare, the char-rnn file")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
     options = parser.parse_args()
+    if options.text is None:  # as by `make bench`
+        print("not measured: name tinyshakespeare.txt, the char-rnn file")
+        return
     text, seeds = options.text.absolute(), range(1, (1 if options.tiny else options.seeds) + 1)
     few = ["trainer.max_steps=3"] if options.tiny else []
     steps = 3 if options.tiny else nanogpt.Recipe.steps

@@ -215,8 +215,11 @@ def main() -> None:
     if options.best:
         torch.set_float32_matmul_precision("medium")
     recipe, cpu = Recipe(steps=options.steps), torch.device("cpu")
-    characters, *sides = characters_of(options.text.read_text("utf-8"))
-    for number, loss, model in train(*sides, len(characters), recipe, seed=options.seed, best=options.best, device=cpu):
+    characters, training, validation = characters_of(options.text.read_text("utf-8"))
+    ids = len(characters)
+    for number, loss, model in train(
+        training, validation, ids, recipe, seed=options.seed, best=options.best, device=cpu
+    ):
         print(f"step {number}: validation loss {loss:.4f}", flush=True)
         torch.save({"model": model.state_dict(), "characters": characters, "recipe": asdict(recipe)}, options.out)
 

@@ -88,7 +88,8 @@ def update_of(kind: str, parallel: Parallel, folder: Path, micro_batch: int = 2)
     schedule = Constant(warmup_steps=0)
     parts = (model, batches, optimizer, schedule, dtype, micro_batch, 0, Stop(), parallel)
     update = GradientUpdate(*parts, max_grad_norm=1.0, log_noise=True)
-    update.loss_scale.scale *= 2.0**8  # so that the first gradients overflow in fp16
+    if dtype == torch.float16:
+        update.loss_scale.scale *= 2.0**8  # so that the first gradients overflow
     return update
 
 
