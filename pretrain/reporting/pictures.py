@@ -53,9 +53,10 @@ def draw(picture: Picture, stem: Path) -> list[Path]:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import fontManager
 
-    installed = set(fontManager.get_font_names())
+    fonts = [name for name in FONTS if name in fontManager.get_font_names()]
     style: dict[Any, Any] = {
-        "font.family": [name for name in FONTS if name in installed] or ["sans-serif"],
+        "font.family": [*fonts, "sans-serif"],
+        "font.sans-serif": fonts or ["DejaVu Sans"],
         "font.size": 9,
         "svg.fonttype": "none",  # letters stay text, so that who looks at it needs the font, not who draws it
         "svg.hashsalt": "pretrain",  # the same picture has the same bytes
