@@ -119,7 +119,7 @@ def theirs(home: Path, text: Path, seed: int, steps: int, flags: list[str]) -> R
     out = home / "nanogpt.pt"
     command = [sys.executable, HERE / "nanogpt.py", text, out, "--seed", str(seed), "--steps", str(steps), *flags]
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     run = next((home / "runs").iterdir())
     folder = Path(json.loads((run / "data_manifest.json").read_text())["folder"])
@@ -187,8 +187,13 @@ def transformers_of(recipe: nanogpt.Recipe, vocab_size: int) -> torch.nn.Module:
     """GPT2LMHeadModel of the same shape, from tokens to logits."""
     import transformers
 
-    shape = {"n_layer": recipe.n_layer, "n_head": recipe.n_head, "n_embd": recipe.n_embd, "n_positions": recipe.context}
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    shape: dict[str, Any] = {
+        "n_layer": recipe.n_layer,
+        "n_head": recipe.n_head,
+        "n_embd": recipe.n_embd,
+        "n_positions": recipe.context,
+    }
+    quiet: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     inner = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocab_size, **shape, **quiet))
 
     class Logits(torch.nn.Module):
