@@ -12,8 +12,6 @@ import torch
 
 from pretrain import cli, config
 from pretrain.commands import sizing, train
-from pretrain.errors import ConfigError
-from pretrain.training.parallel import Single
 from pretrain.training.parallel.replicas import DDP
 from pretrain.training.parallel.shards import FSDP
 
@@ -191,8 +189,6 @@ def test_what_each_process_holds_and_reads_is_counted(monkeypatch: pytest.Monkey
     assert largest(fsdp, 2, enough - 60) == 24 > largest(ddp, 2, enough - 60)  # half of the optimizer's state
     average = {"update": composed["update"] | {"ema_decay": 0.9}}
     assert largest(ddp, 2, enough, **average) < 24
-    with pytest.raises(ConfigError, match="3 processes cannot be shared by parallel=none; try 1"):
-        largest(Single(), 3, enough)
 
 
 def test_metrics_have_mfu_where_the_peak_is_known_only(
