@@ -50,10 +50,11 @@ class DataSettings:
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]
     validation_paths: list[str]
     shard_bytes: Count | None
-    max_document_bytes: Count
-    max_expansion: Annotated[float, Gt(1)]
-    max_replaced: Fraction
     stages: dict[str, Part] = dataclasses.field(default_factory=dict)  # `~data.stages` takes all of them away
+    # Configs of older runs do not have these.
+    max_document_bytes: Count = dataclasses.field(default_factory=lambda: 64_000_000)
+    max_expansion: Annotated[float, Gt(1)] = dataclasses.field(default_factory=lambda: 200.0)
+    max_replaced: Fraction = dataclasses.field(default_factory=lambda: 0.01)
 
     def __post_init__(self) -> None:
         """Refuse weights of which it is not clear what they mean."""
@@ -72,13 +73,13 @@ class TrainerSettings:
     batch_tokens: Count
     micro_batch: Count | Literal["auto"] | None
     sequence_length: Count | None
-    packing: Literal["stream", "documents", "contiguous"]
-    loader_workers: Annotated[int, Ge(0)]
     eval_every: Count
     eval_tokens: Count
     checkpoint_every: Count
     keep_checkpoints: Count
     # Configs of older runs do not have these.
+    packing: Literal["stream", "documents", "contiguous"] = dataclasses.field(default_factory=lambda: "stream")
+    loader_workers: Annotated[int, Ge(0)] = dataclasses.field(default_factory=lambda: 0)
     keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
     double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
     activation_checkpointing: Literal["none", "selective", "full"] = dataclasses.field(default_factory=lambda: "none")
