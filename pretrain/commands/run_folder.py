@@ -95,7 +95,8 @@ def _mattering(settings: dict[str, Any]) -> dict[str, Any]:
     free = FREE | RHYTHM | (LIMITS if open_ended else set())
     mattering = {key: value for key, value in _flat(settings, "") if key not in free and key.split(".")[0] not in free}
     # Runs that began before there was a choice do not name it, and go on.
-    return {key: value for key, value in mattering.items() if value != NEXT_TOKEN}
+    unnamed: tuple[tuple[str, Any], ...] = (("budget", {}), ("objective._target_", NEXT_TOKEN))
+    return {key: value for key, value in mattering.items() if (key, value) not in unnamed}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
