@@ -159,19 +159,31 @@ def _count(text: str) -> str:
 
 
 def _run(command: str, overrides: list[str], multirun: bool) -> int:
-    jobs, swept = _jobs(overrides) if multirun else ([overrides], [])
+    params = _swept_by_experiment(command, overrides)
+    multirun = multirun or bool(params)
+    jobs, swept = _jobs([*params, *overrides]) if multirun else ([overrides], [])
     settings = [_composed(command, job) for job in jobs]
     module = importlib.import_module(f"pretrain.commands.{command}")
     if not multirun:
         _hydra(command, overrides, lambda node: _finish(module, settings[0], [module.run(_parsed(command, node))]))
         return 0
-    return _sweep(command, module, overrides, settings, swept)
+    by_value = {param.partition("=")[0] for param in params}  # what an experiment sweeps needs no name
+    return _sweep(command, module, overrides, settings, swept, by_value)
 
 
 def _sweep(
-    command: str, module: ModuleType, overrides: list[str], settings: list[dict[str, Any]], swept: list[str]
+    command: str,
+    module: ModuleType,
+    overrides: list[str],
+    settings: list[dict[str, Any]],
+    swept: list[str],
+    by_value: set[str],
 ) -> int:
-    """Run every job of a sweep through Hydra's sweeper and launcher, then show all results in one table."""
+    """Run every job of a sweep through Hydra's sweeper and launcher, then show all results in one table.
+
+    Args:
+        swept: keys that name a job; those of `by_value` name it by their values alone.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     results: list[Any] = []
@@ -181,16 +193,20 @@ def _sweep(
 
         def job(node: Any) -> None:
             own = HydraConfig.get().overrides.task
-            choices = [item for item in own if item.lstrip("+~").partition("=")[0] in swept]
+            pairs = [(item.lstrip("+~").partition("=")[0], item) for item in own]
+            choices = [item.partition("=")[2] if key in by_value else item for key, item in pairs if key in swept]
             parsed = _parsed(command, node)
             results.append(module.run(parsed, sweep=(folder, choices)) if keeps_folders else module.run(parsed))
+            if keeps_folders:
+                module.keep_sweep(folder, results)
 
         try:
             where = [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=."]
             _hydra(command, ["--multirun", *where, *overrides], job)
         finally:
+            if results and keeps_folders:
+                module.keep_page(folder)
             if results:
-                (folder / "sweep.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
                 _finish(module, settings[0], results, sweep=True)
     return 0
 
@@ -203,6 +219,18 @@ def _finish(module: ModuleType, settings: dict[str, Any], results: list[Any], sw
         print(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1))
     else:
         module.show(results)
+
+
+def _swept_by_experiment(command: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that an experiment with hydra.mode=MULTIRUN sweeps over; none where it is no sweep."""
+    named = [word for word in overrides if word.startswith("experiment=") and "," not in word]
+    if not named:
+        return []
+    searched = [word for word in overrides if word.startswith("hydra.searchpath=")]
+    hydra = _composed_node(command, [*named, *searched], with_hydra=True).hydra
+    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
+        return []
+    return [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
 
 
 def _jobs(overrides: list[str]) -> tuple[list[list[str]], list[str]]:
@@ -226,21 +254,33 @@ def _composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a key, an option or a value is wrong.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     mine = [word for word in overrides if not re.match(r"[+~]*hydra[./](?!searchpath)", word)]
-    with initialize_config_dir(str(schema.configs_dir()), version_base="1.3"):
-        try:
-            settings = OmegaConf.to_container(compose(command, mine), resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _refusal(error, mine, command) from error
+    node = _composed_node(command, mine)
+    try:
+        settings = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise _refusal(error, mine, command) from error
     assert isinstance(settings, dict)
     plain: dict[str, Any] = {str(key): value for key, value in settings.items()}
-    config.check(plain, config.SCHEMAS[command])
+    config.parse(plain, config.SCHEMAS[command])  # the rules between keys too, before the first job of a sweep
     return plain
+
+
+def _composed_node(command: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
+    """What Hydra composes, with its own settings or without."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    with initialize_config_dir(str(schema.configs_dir()), version_base="1.3"):
+        try:
+            node = compose(command, list(overrides), return_hydra_config=with_hydra)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _refusal(error, overrides, command) from error
+    return node
 
 
 def _parsed(command: str, node: Any) -> Any:

@@ -91,7 +91,9 @@ class EvalSettings:
 class SampleSettings:
     prompt: str
     max_tokens: Annotated[int, Ge(0)]
-    eval_tokens: Annotated[int, Ge(0)] = dataclasses.field(default_factory=lambda: 0)  # older runs had none
+    # Older runs have neither.
+    eval_tokens: Annotated[int, Ge(0)] = dataclasses.field(default_factory=lambda: 0)
+    greedy: bool = dataclasses.field(default_factory=lambda: False)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 
 from pretrain.commands.evaluating import compare_runs, do_tasks, evaluate, evaluate_text
 from pretrain.commands.loading import LoadedRun, load_run
-from pretrain.commands.train import OTHER_TARGETS
 from pretrain.config import EvalConfig
 from pretrain.evaluation.references import named_references
+from pretrain.reporting.results_table import OTHER_TARGETS
 from pretrain.reporting.tables import decimal, share, show_table
 from pretrain.training.precision import chosen_device
 

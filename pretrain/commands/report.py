@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from pretrain.commands.loading import load_run, run_tokens
-from pretrain.commands.run_folder import saved_settings
+from pretrain.commands.run_report import record_of
 from pretrain.config import ReportConfig
 from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.reporting.report import REPORT, write_report
-from pretrain.reporting.run_record import Insides, RunRecord, State, beginning, look_into, read_record
+from pretrain.reporting.run_record import Insides, beginning, look_into
 from pretrain.tracking.console import warn
-from pretrain.training.runs import find_run, is_locked, read_result
+from pretrain.training.runs import SWEEP, find_run, runs_of_sweep
 
 
 def run(settings: ReportConfig) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def run(settings: ReportConfig) -> dict[str, Any]:
         raise ConfigError(f"run=[{','.join(names)}] names no run; try run=latest")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"run=[{','.join(names)}] names a run twice")
-    records = [_record(folder, look=len(folders) == 1) for folder in folders]
+    look = len(folders) == 1
+    records = [record_of(folder, _insides(folder) if look else None) for folder in folders]
     own = folders[0] if len(folders) == 1 else folders[0].parent if len(names) == 1 else runs_dir
     path = Path(settings.path) if settings.path else own / REPORT
     if path.is_dir():
@@ -44,20 +45,15 @@ def show(results: list[dict[str, Any]]) -> None:
 def _folders(name: str, runs_dir: Path) -> list[Path]:
     """The run of that name, or all runs of the sweep of that name."""
     for sweep in (runs_dir / name, Path(name)):
-        if (sweep / "sweep.json").is_file():
-            return sorted(file.parent for file in sweep.glob("*/config.yaml"))
+        if (sweep / SWEEP).is_file():
+            return runs_of_sweep(sweep)
     return [find_run(name, runs_dir)]
-
-
-def _record(folder: Path, look: bool) -> RunRecord:
-    result = read_result(folder)
-    state: State = "running" if is_locked(folder) else "finished" if result else "stopped"
-    insides = _insides(folder) if look and (folder / "latest").is_file() else None
-    return read_record(folder, saved_settings(folder), state, result, insides)
 
 
 def _insides(folder: Path) -> Insides | None:
     """What the newest checkpoint holds, as far as it can be read: a page shows what is left of a run."""
+    if not (folder / "latest").is_file():
+        return None
     try:
         loaded = load_run(str(folder.absolute()), "latest", ".", torch.device("cpu"), "fp32")
     except (CheckpointError, DataError) as error:

@@ -17,6 +17,7 @@ from pretrain.data.manifests import read_json, write_json
 from pretrain.data.shards import read_manifest
 from pretrain.errors import ConfigError
 from pretrain.training.environment import environment
+from pretrain.training.runs import SWEEP
 
 # Settings that do not change what is learned: a run goes on with others.
 FREE = {
@@ -49,11 +50,16 @@ def run_folder(settings: TrainConfig, data_key: str, sweep: tuple[Path, list[str
 
     Args:
         sweep: the sweep's folder and this job's own choices.
+    Raises:
+        ConfigError: a sweep lies there.
     """
     if sweep:
         return sweep[0] / ",".join(sweep[1]).replace("/", ".")
     if settings.name:
-        return Path(settings.runs_dir) / settings.name
+        folder = Path(settings.runs_dir) / settings.name
+        if (folder / SWEEP).is_file():
+            raise ConfigError(f"{folder} is a sweep, not a single run; choose another name=")
+        return folder
     choices = HydraConfig.get().runtime.choices
     which = digest([_mattering(asdict(settings)), data_key])
     return Path(settings.runs_dir) / f"{choices['model']}-{choices['tokenizer']}-{which}"

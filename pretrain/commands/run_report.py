@@ -5,14 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pretrain.commands.run_folder import saved_settings
 from pretrain.data.manifests import write_json
 from pretrain.evaluation.references import named_references
 from pretrain.reporting.loss_curve import loss_curve
 from pretrain.reporting.report import REPORT, write_report
-from pretrain.reporting.run_record import Insides, State, read_record
+from pretrain.reporting.run_record import Insides, RunRecord, State, read_record
 from pretrain.tracking.jsonl import read_metrics
+from pretrain.training.runs import is_locked, read_result
 
 SHARE = 0.01  # of a run's time, which writing its page may take while it goes on
+
+
+def record_of(folder: Path, insides: Insides | None) -> RunRecord:
+    """What is known of the run at `folder`, whatever its state."""
+    result = read_result(folder)
+    state: State = "running" if is_locked(folder) else "finished" if result else "stopped"
+    return read_record(folder, saved_settings(folder), state, result, insides)
 
 
 def keep_sample(folder: Path, step: int, text: str | None) -> None:

@@ -14,9 +14,12 @@ from omegaconf import OmegaConf
 
 from pretrain.commands.choosing import chosen, with_choice
 from pretrain.commands.data import Prepared
-from pretrain.commands.run_folder import digest, refuse_changes, run_folder, write_beginnings
+from pretrain.commands.run_folder import refuse_changes, run_folder, write_beginnings
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
 from pretrain.commands.sizing import tokens_at_peak
+from pretrain.commands.sweep import keep_page as keep_page
+from pretrain.commands.sweep import keep_sweep as keep_sweep
+from pretrain.commands.sweep import sweep_folder as sweep_folder
 from pretrain.commands.train_end import references_of, result_of, sample_of
 from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
 from pretrain.config import Part, TrainConfig, build
@@ -30,11 +33,12 @@ from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.loss import Part as Rows
 from pretrain.evaluation.references import named_references
 from pretrain.models.language_model import LanguageModel
+from pretrain.reporting.results_table import show as show
 from pretrain.reporting.run_record import beginning, look_into
-from pretrain.reporting.tables import decimal, show_table
+from pretrain.sampling.decodings import Greedy
 from pretrain.stopping import Stop
 from pretrain.tokenizers.loading import load
-from pretrain.tracking.console import ConsoleTracker, console, duration, say
+from pretrain.tracking.console import ConsoleTracker, console, say
 from pretrain.tracking.jsonl import Metrics
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
@@ -44,9 +48,6 @@ from pretrain.training.parallel import Parallel
 from pretrain.training.precision import DTYPES, chosen_device
 from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
-
-OTHER_TARGETS = "the loss is on the targets of its objective, which no reference but the uniform one is measured on"
-SHOWN = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}  # figures of the validation, with their places
 
 
 def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> dict[str, Any] | None:
@@ -116,14 +117,14 @@ def _run(
         mine = Rows(parallel.data_rank, parallel.data_ranks, parallel.sum)
         measure = Validation(validation, row, stride, trainer.eval_tokens, stop, apart, other, mine)
         say(described(folder, settings, update, state, device, parallel))
-        keep_page = page_keeper(folder, asdict(settings))
+        decoding, show_page = build(settings.decoding), page_keeper(folder, asdict(settings))
 
         def look() -> None:
             most = min(settings.sample.eval_tokens, settings.sample.max_tokens)
-            text = sample_of(settings, update, prepared, objective, device, most, tell=lambda _: None)
+            text = sample_of(settings, update, prepared, objective, device, most, decoding, tell=lambda _: None)
             if parallel.rank == 0:
                 keep_sample(folder, state.step, text)
-                keep_page("running")
+                show_page("running")
 
         try:
             loss = _train(
@@ -131,13 +132,17 @@ def _run(
             )
         except (Interrupted, TrainingError):
             if parallel.rank == 0:
-                keep_page("stopped")
+                show_page("stopped")
             raise
         loss = loss or measure.loss(update.working, whole=True)
         fitted = parallel.turn(lambda: json.dumps(references_of(prepared, manifest, training, validation, objective)))
         references = json.loads(fitted)
-        sample = sample_of(settings, update, prepared, objective, device, settings.sample.max_tokens)
-        result = result_of(folder, state, loss, measure, references, sample, parallel.parameter_count(update.model))
+        samples = [
+            sample_of(settings, update, prepared, objective, device, settings.sample.max_tokens, by)
+            for by in (decoding, Greedy())[: 2 if settings.sample.greedy else 1]
+        ]
+        parameters = parallel.parameter_count(update.model)
+        result = result_of(folder, state, loss, measure, references, samples, parameters)
         if choice:
             result["choice"] = choice
         first = beginning(validation) if objective.in_order else []
@@ -147,48 +152,6 @@ def _run(
             write_json(folder / "references.json", references)
             write_endings(folder, asdict(settings), result, seen)
     return result
-
-
-def show(results: list[dict[str, Any]]) -> None:
-    """Print the runs and their references as one table, and a sample of each run."""
-    rows = [
-        [
-            Path(result["run"]).name,
-            f"{result['parameters']:,}",
-            f"{result['tokens']:,}",
-            duration(result["seconds"]),
-            decimal(result["train"]["loss"], score="unseen" not in result["validation"]),
-            *(
-                decimal(result["validation"][name], n, score="unseen" not in result["validation"])
-                for name, n in SHOWN.items()
-            ),
-        ]
-        for result in results
-    ]
-    references = max((result["references"] for result in results), key=len)
-    rows += [
-        [f"({name})", "", "", "", "", decimal(loss), decimal(math.exp(loss), 2), ""]
-        for name, loss in named_references(references).items()
-    ]
-    columns = ["run", "parameters", "tokens", "time", "train\nloss", "validation\nloss", "perplexity", "bits per\nbyte"]
-    title = "Loss in nats per token; in brackets the references, on the same tokens"
-    show_table(title, columns, rows, spare=["tokens", "time"])
-    for result in results:
-        name = Path(result["run"]).name
-        if unseen := result["validation"].get("unseen"):
-            print(f"{name}: inf, {unseen['targets']:,} of {unseen['of']:,} targets unseen")
-        if set(result["references"]) == {"uniform"}:
-            print(f"{name}: {OTHER_TARGETS}")
-        if result.get("sample"):
-            print(f"\nA sample of {name}:\n{result['sample']}")
-    print("\n" + "\n".join(result["run"] for result in results))
-
-
-def sweep_folder(settings: dict[str, Any], overrides: list[str]) -> Path:
-    """Where the runs of a sweep lie: runs_dir/NAME."""
-    folder = Path(settings["runs_dir"]) / (settings["name"] or f"sweep-{digest(sorted(overrides))}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _begun(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pretrain.commands.data import Prepared
-from pretrain.config import TrainConfig, build
+from pretrain.config import TrainConfig
 from pretrain.data.manifests import read_json, write_json
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream
@@ -16,6 +16,7 @@ from pretrain.errors import SamplingError, UsageError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.references import MOST_TRAINING_TOKENS, fit_references
 from pretrain.sampling.generation import generate
+from pretrain.sampling.search import Decoding
 from pretrain.tokenizers.loading import load
 from pretrain.tracking.console import say, warn
 from pretrain.tracking.jsonl import finite
@@ -53,6 +54,7 @@ def sample_of(
     objective: Objective,
     device: torch.device,
     max_tokens: int,
+    decoding: Decoding,
     tell: Callable[[str], None] = warn,
 ) -> str | None:
     """What the model writes in at most `max_tokens`, prompt and all; None where it is asked for none or cannot.
@@ -69,7 +71,7 @@ def sample_of(
             objective.prompt(settings.sample.prompt, tokenizer.encode),
             n=1,
             max_tokens=max_tokens,
-            decoding=build(settings.decoding),
+            decoding=decoding,
             seed=settings.seed,
             end_of_text=tokenizer.end_of_text,
             device=device,
@@ -87,15 +89,19 @@ def result_of(
     loss: Loss,
     measure: Validation,
     references: dict[str, Any],
-    sample: str | None,
+    samples: list[str | None],
     parameters: int,
 ) -> dict[str, Any]:
-    """What `train --format=json` prints, and result.json keeps."""
-    bits_per_byte = measure.bits_per_byte(loss)
+    """What `train --format=json` prints, and result.json keeps.
+
+    Args:
+        samples: one, or one and a greedy one.
+    """
     validation: dict[str, Any] = {
         "loss": finite(loss.mean),
         "perplexity": finite(loss.perplexity),
-        "bits_per_byte": None if bits_per_byte is None else finite(bits_per_byte),
+        "bits_per_byte": finite(measure.bits_per_byte(loss)),
+        "bits_per_character": finite(measure.bits_per_character(loss)),
     }
     if loss.unseen:
         validation["unseen"] = {"targets": loss.unseen, "of": loss.tokens}
@@ -109,5 +115,6 @@ def result_of(
         "train": {"loss": train_loss, "perplexity": None if train_loss is None else math.exp(train_loss)},
         "validation": validation,
         "references": references,
-        "sample": sample,
+        "sample": samples[0],
+        **({"greedy_sample": samples[1]} if len(samples) > 1 else {}),
     }

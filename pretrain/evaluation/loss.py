@@ -123,10 +123,16 @@ class Validation:
 
         None for an objective whose targets are not the text.
         """
+        return self._bits_per(loss, self.stream.bytes)
+
+    def bits_per_character(self, loss: Loss) -> float | None:
+        """Likewise, per Unicode character."""
+        return self._bits_per(loss, self.stream.characters)
+
+    def _bits_per(self, loss: Loss, units: int) -> float | None:
         if self.objective is not None:
             return None
-        whole = Loss(loss.mean * (len(self.stream) - 1), len(self.stream) - 1)
-        return whole.bits_per(self.stream.bytes)
+        return Loss(loss.mean * (len(self.stream) - 1), len(self.stream) - 1).bits_per(units)
 
 
 @torch.inference_mode()

@@ -24,7 +24,8 @@ def show_table(
 
     Args:
         columns: their headings; a line break in one is kept.
-        spare: columns that are left out, the first ones first, where the terminal is too narrow for all.
+        spare: columns that are left out, the first ones first, where the terminal is too narrow for all; those that
+            still fit then come back, the last ones first.
     """
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     console = Console(highlight=False)
@@ -33,6 +34,10 @@ def show_table(
     shown, left = list(range(len(columns))), list(spare)
     while left and _width(columns, cells, shown) > console.width:
         shown.remove(columns.index(left.pop(0)))
+    for name in reversed(spare[: len(spare) - len(left)]):
+        more = sorted([*shown, columns.index(name)])
+        if _width(columns, cells, more) <= console.width:
+            shown = more
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
@@ -48,7 +53,13 @@ def show_table(
 def _width(columns: Sequence[str], cells: Sequence[Sequence[Text]], shown: Sequence[int]) -> int:
     """Characters of the widest line, with what stands between the columns."""
     widest = [
-        max([*(cell_len(line) for line in columns[place].split("\n")), *(row[place].cell_len for row in cells)])
+        max(
+            [
+                cell_len(line)
+                for cell in (columns[place], *(row[place].plain for row in cells))
+                for line in cell.split("\n")
+            ]
+        )
         for place in shown
     ]
     return sum(widest) + BETWEEN * (len(shown) - 1) + 1

@@ -11,6 +11,7 @@ from typing import Any
 from pretrain.errors import LockedError, UsageError
 
 LOCK = ".lock"
+SWEEP = "sweep.json"  # in the folder of a sweep: the results of its runs, in their order
 
 
 def find_run(name: str, runs_dir: Path) -> Path:
@@ -35,6 +36,14 @@ def find_run(name: str, runs_dir: Path) -> Path:
 def all_runs(runs_dir: Path) -> list[Path]:
     """The folders of all runs, those inside sweeps included."""
     return [file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in runs_dir.glob(pattern)]
+
+
+def runs_of_sweep(folder: Path) -> list[Path]:
+    """The folders of a sweep's runs: in the order of its jobs, then those that have no result yet."""
+    names = [Path(result["run"]).name for result in json.loads((folder / SWEEP).read_text("utf-8"))]
+    found = sorted(file.parent for file in folder.glob("*/config.yaml"))
+    places = {name: place for place, name in enumerate(names)}
+    return sorted(found, key=lambda run: places.get(run.name, len(places)))
 
 
 @contextmanager

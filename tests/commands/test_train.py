@@ -123,7 +123,8 @@ def test_eval_measures_what_training_measured(corpus: Path, home: Path, capsys: 
     assert code == 0
     assert measured["step"] == 12
     assert measured["loss"] == pytest.approx(trained["validation"]["loss"], abs=1e-9)
-    assert measured["bits_per_byte"] == pytest.approx(trained["validation"]["bits_per_byte"], abs=1e-9)
+    for bits in ("bits_per_byte", "bits_per_character"):
+        assert measured[bits] == pytest.approx(trained["validation"][bits], abs=1e-9)
     assert measured["references"] == trained["references"]
     _, both, _ = in_process(capsys, "eval", "run=[one,one]", "step=best")
     assert len(both) == 2

@@ -16,7 +16,7 @@ RESULT: dict[str, Any] = {
     "tokens": 870_400,
     "seconds": 130.2,
     "train": {"loss": 4.1234},
-    "validation": {"loss": 4.2345, "perplexity": 69.03, "bits_per_byte": 1.7},
+    "validation": {"loss": 4.2345, "perplexity": 69.03, "bits_per_byte": 1.7, "bits_per_character": 2.1},
     "references": {"uniform": 8.3178, "unigram": 6.6254, "bigram": 4.3642, "best_ngram": 3.46, "best_ngram_order": 6},
 }
 
@@ -35,16 +35,25 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return on_terminal
 
 
-@pytest.mark.parametrize(("columns", "there"), [(80, False), (100, True)])
+@pytest.mark.parametrize(("columns", "there"), [(80, False), (105, True)])
 def test_the_result_of_training_has_a_line_a_run_on_any_terminal(columns: int, there: bool, shown: Shown) -> None:
     lines = shown(columns, train.show, [RESULT])
     assert max(map(len, lines)) <= columns
     [line] = [line for line in lines if line.startswith("gpt_nano-bpe-1a2b3c4d ")]
     assert [figure in line for figure in ("870,400", "2 min 10 s")] == [there, there]
-    for figure in ("833,408", "4.1234", "4.2345", "69.03", "1.7000"):
+    for figure in ("833,408", "4.1234", "4.2345", "69.03", "1.7000", "2.1000"):
         assert f" {figure}" in line
-    [reference] = [line for line in lines if line.startswith("(best n-gram, order 6)")]
+    [reference] = [line for line in lines if line.startswith("(best n-gram,")]
     assert reference.index("3.4600") == line.index("4.2345")
+    assert f"{3.46 / 4.2345 * 2.1:.4f}" in reference
+
+
+def test_a_run_with_a_short_name_has_its_time_beside_its_figures_on_80_columns(shown: Shown) -> None:
+    lines = shown(80, train.show, [RESULT | {"run": "/somewhere/fourgram_add_k", "seconds": 754.0}])
+    assert max(map(len, lines)) <= 80
+    [line] = [line for line in lines if line.startswith("fourgram_add_k ")]
+    for figure in ("833,408", "12 min 34 s", "4.1234", "4.2345", "69.03", "2.1000"):
+        assert f" {figure}" in line
 
 
 def test_numbers_stand_to_the_right_and_text_to_the_left(shown: Shown) -> None:
