@@ -161,6 +161,7 @@ class TrainConfig:
     tracker: Part = dataclasses.field(default_factory=lambda: Part({}))
     parallel: Part = dataclasses.field(default_factory=lambda: Part({"_target_": ONE_PROCESS}))
     budget: Part = dataclasses.field(default_factory=lambda: Part({}))  # chooses the settings of model=auto
+    law: bool = dataclasses.field(default_factory=lambda: False)
 
     def __post_init__(self) -> None:
         """Refuse what no single key shows to be wrong."""

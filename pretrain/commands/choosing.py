@@ -51,8 +51,9 @@ def chosen(
         return known[shape, batch_tokens]
 
     known: dict[tuple[Shape, int], float] = {}
-    choice = budget.choose(speed, seconds * (1 - budget.share), corpus)
-    spent = time.perf_counter() - started
+    left = seconds - max(seconds * budget.share, time.perf_counter() - started)
+    choice = budget.choose(speed, max(left, seconds / 2), corpus)
+    spent = min(time.perf_counter() - started, seconds / 2)  # on a machine that stalls something is left to train in
     say(_told(choice, corpus, spent, seconds))
     return _settings(choice.shape, choice.batch_tokens, choice.lr, choice.steps) | {
         "expected_loss": choice.loss,
@@ -92,10 +93,10 @@ def _pilot(
 ) -> tuple[float, int]:
     """Nats per token of a small model that was trained for a moment, `seconds` at most, and the tokens that it read."""
     steps = max(1, budget.pilot_tokens // budget.batch_tokens)
-    lr = budget.lr(budget.pilot, steps)
-    own = _with(settings, budget.pilot, budget.batch_tokens, lr)
+    own = _with(settings, budget.pilot, budget.batch_tokens, budget.pilot_lr)
     _, _, update = begin(own)
-    started, done, tokens, progress = time.perf_counter(), 0, 0, 0.0
+    tokens, done, progress = update.step(0, 0, 0.0).tokens, 1, 0.0
+    started = time.perf_counter()  # the first step loads what the others use
     while progress < 1:
         tokens += update.step(done, done, progress).tokens
         done += 1

@@ -32,6 +32,7 @@ FREE = {
     "decoding",
     "sample",
     "eval",
+    "law",
     "parallel",
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}

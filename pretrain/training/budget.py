@@ -1,6 +1,6 @@
 """From a budget of seconds to settings: the size, batch and rate by which a scaling law expects the lowest loss.
 
-The law's constants were fitted to runs on several corpora, whose losses differ by what their text and tokenizer are
+The law's constants come from runs on several corpora, whose losses differ by what their text and tokenizer are
 like. Two numbers of the corpus at hand, known within seconds, make up for that: the loss of its best n-gram, of which
 the law's E is a share, and the loss of a pilot, a small model trained for a moment, which scales the rest.
 """
@@ -74,7 +74,7 @@ class Budget:
         size, alpha: A and alpha, of the parameters of blocks in millions.
         text, beta: B and beta, of tokens in millions; only the ratio of A to B counts.
         repeats: R*, by which tokens read again are discounted, as in scaling.Law.
-        batch_tokens: tokens a step at which the law was fitted, the least that are chosen.
+        batch_tokens: tokens a step at which the law holds, the least that are chosen.
         noise: tokens a step that cost as many more tokens as there are in all, after a million tokens; it grows with
             the root of the tokens.
         lr: peak rate for a width of 128 and 1,000 steps.
@@ -82,7 +82,7 @@ class Budget:
         head_width: of an attention head.
         widths: the widths that are tried, ascending.
         width_per_layer: a block more for each so many of it.
-        pilot_width, pilot_tokens: of the pilot, which has one block.
+        pilot_width, pilot_tokens, pilot_lr: of the pilot, which has one block.
         share: of the seconds that may go into measuring.
     Raises:
         ConfigError: a width is not a multiple of the heads' width.
@@ -107,6 +107,7 @@ class Budget:
         width_per_layer: Annotated[int, Ge(1)],
         pilot_width: Annotated[int, Ge(1)],
         pilot_tokens: Annotated[int, Ge(1)],
+        pilot_lr: Annotated[float, Gt(0)],
         share: Annotated[float, Interval(gt=0, lt=1)],
     ) -> None:
         if odd := [width for width in [*widths, pilot_width] if width % head_width]:
@@ -118,7 +119,7 @@ class Budget:
         self.peak, self.lr_by_width, self.lr_by_steps = lr, lr_by_width, lr_by_steps
         self.head_width, self.widths, self.width_per_layer = head_width, widths, width_per_layer
         self.pilot = Shape(1, pilot_width // head_width, pilot_width)
-        self.pilot_tokens, self.share = pilot_tokens, share
+        self.pilot_tokens, self.pilot_lr, self.share = pilot_tokens, pilot_lr, share
 
     def shapes(self) -> Iterator[Shape]:
         """The sizes that are tried, ascending."""

@@ -6,7 +6,7 @@ Tokens that are read again count as worth less than new ones (Muennighoff et al.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -19,8 +19,9 @@ HUBER = 1e-3  # differences of log-losses beyond which they count linearly, Hoff
 REPEATS = 15.4  # Muennighoff's R*: where text is read R* times more, 1 - 1 / e of what that could ever add is there
 PRIOR = 1e-6  # weight of the squared distance of log R* from it, which decides where no run tells
 FEWEST_RUNS = 6  # one more than the constants that runs of one epoch tell
-STARTS = ((0.2, 0.5, 1.0), (0.2, 0.5, 1.0), (0.3, 0.6, 0.9))  # alpha, beta, and E as a share of the lowest loss
-RESAMPLES = 50
+STARTS = ((0.25, 0.7), (0.25, 0.7), (0.4, 0.8))  # alpha, beta, and E as a share of the lowest loss
+ITERATIONS = 120  # of a search
+RESAMPLES = 30
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ def resampled(runs: Sequence[Run], law: Law, seed: int, count: int = RESAMPLES) 
     return found
 
 
-def interval(laws: Sequence[Law], value: Callable[[Law], float], share: float = 0.8) -> tuple[float, float]:
-    """What the middle `share` of `laws` have of a value."""
-    low, high = np.quantile([value(law) for law in laws], [(1 - share) / 2, (1 + share) / 2])
+def interval(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Between which the middle `share` of values lies, such as a constant of resampled laws."""
+    low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2])
     return float(low), float(high)
 
 
@@ -150,7 +151,7 @@ class _Objective:
 def _minimised(objective: _Objective, start: Tensor) -> tuple[float, Law]:
     point = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [point], max_iter=300, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [point], max_iter=ITERATIONS, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
