@@ -20,8 +20,8 @@ REPEATS = 15.4  # Muennighoff's R*: where text is read R* times more, 1 - 1 / e 
 PRIOR = 1e-6  # weight of the squared distance of log R* from it, which decides where no run tells
 FEWEST_RUNS = 6  # one more than the constants that runs of one epoch tell
 STARTS = ((0.25, 0.7), (0.25, 0.7), (0.4, 0.8))  # alpha, beta, and E as a share of the lowest loss
-ITERATIONS = 120  # of a search
-RESAMPLES = 30
+ITERATIONS = 80  # of a search
+RESAMPLES = 20
 
 
 @dataclass(frozen=True)
