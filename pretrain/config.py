@@ -164,9 +164,15 @@ class TrainConfig:
     objective: Part = dataclasses.field(default_factory=lambda: Part({"_target_": NEXT_TOKEN}))
     tracker: Part = dataclasses.field(default_factory=lambda: Part({}))
     parallel: Part = dataclasses.field(default_factory=lambda: Part({"_target_": ONE_PROCESS}))
+    budget: Part = dataclasses.field(default_factory=lambda: Part({}))  # chooses the settings of model=auto
+    law: bool = dataclasses.field(default_factory=lambda: False)
 
     def __post_init__(self) -> None:
         """Refuse what no single key shows to be wrong."""
+        if self.budget and self.trainer.max_seconds is None:
+            raise ConfigError("model=auto chooses for a budget; set trainer.max_seconds, such as 600")
+        if self.budget and self.parallel["_target_"] != ONE_PROCESS:
+            raise ConfigError("model=auto measures the speed of one process; leave parallel= out")
         if not any((self.trainer.max_steps, self.trainer.max_tokens, self.trainer.epochs, self.trainer.max_seconds)):
             raise ConfigError("the run has no end; set trainer.max_steps, max_tokens, epochs or max_seconds")
         refuse_uneven_batch(self.trainer.batch_tokens, self.sequence_length, self.trainer.micro_batch)
@@ -272,6 +278,7 @@ class InspectConfig(RunsConfig):
     schedule: Any = dataclasses.field(default_factory=dict)
     trainer: Any = dataclasses.field(default_factory=dict)
     sample: Any = dataclasses.field(default_factory=dict)
+    budget: Any = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -298,6 +305,7 @@ class PlanConfig:
     # What else a model's file sets is of no account here.
     schedule: Any = dataclasses.field(default_factory=dict)
     sample: Any = dataclasses.field(default_factory=dict)
+    budget: Any = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a batch that does not divide."""

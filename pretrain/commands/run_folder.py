@@ -32,6 +32,7 @@ FREE = {
     "decoding",
     "sample",
     "eval",
+    "law",
     "parallel",
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
@@ -47,6 +48,7 @@ RHYTHM = {
 }
 # Settings that there have not always been, with the values that change nothing: older runs do not name them, and go on.
 ADDED: dict[str, Any] = {
+    "budget": {},
     "objective._target_": NEXT_TOKEN,
     "trainer.packing": "stream",
     "trainer.double_batch_at": [],

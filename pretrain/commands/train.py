@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from pretrain.commands.choosing import chosen, with_choice
 from pretrain.commands.data import Prepared
 from pretrain.commands.run_folder import refuse_changes, run_folder, write_beginnings
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
@@ -93,36 +94,26 @@ def _run(
     stop = parallel.stop(stop)
     manifest = read_manifest(prepared.folder)
     training, validation = (TokenStream(prepared.folder, name, manifest) for name in ("train", "validation"))
-    shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
-    trainer, row = settings.trainer, settings.sequence_length
-    objective = build_objective(settings, manifest["vocab_size"], manifest["end_of_text"])
-    batches = Batches(
-        training,
-        row,
-        settings.rows,
-        settings.seed,
-        shares,
-        doublings=trainer.double_batch_at,
-        objective=objective,
-        packing=trainer.packing,
-        rank=parallel.data_rank,
-        ranks=parallel.data_ranks,
-        workers=trainer.loader_workers,
-    )
     folder = run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
     first = parallel.rank == 0
     streams = verification([training, validation], beside=first)
     with locked(folder) if first else nullcontext(), streams as verify:
-        checkpoints = Checkpoints(folder, trainer.keep_checkpoints, trainer.keep_every)
+        checkpoints = Checkpoints(folder, settings.trainer.keep_checkpoints, settings.trainer.keep_every)
         checkpoint = newest_checkpoint(checkpoints, parallel)
+        begin = partial(_begun, training=training, manifest=manifest, parallel=parallel, device=device, stop=stop)
+        choice = checkpoint.state.choice if checkpoint else {}
+        if settings.budget and not choice:
+            objective = build_objective(settings, manifest["vocab_size"], manifest["end_of_text"])
+            best = references_of(prepared, manifest, training, validation, objective)["best_ngram"]
+            choice = chosen(settings, begin, training, validation, best, stop)
+        settings = with_choice(settings, choice)
         if checkpoint:
             refuse_changes(settings, manifest["key"], folder)
-        make_model = partial(build_model, settings.model, manifest["vocab_size"], objective.special_ids)
-        state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
-        state.threads = torch.get_num_threads()
-        compilation = compilation_of(settings, state, parallel)
-        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop, compilation)
+        batches, state, update, compilation = begin(settings, checkpoint)
+        objective, trainer, row = batches.objective, settings.trainer, settings.sequence_length
+        if choice and not checkpoint:
+            state.choice, state.seconds = choice, choice["seconds"]
         limits = limits_of(settings, batches, update)
         result = read_result(folder)
         if result and result["steps"] == state.step and limits.progress(state) >= 1:
@@ -162,6 +153,8 @@ def _run(
         ]
         parameters = parallel.parameter_count(update.model)
         result = result_of(folder, state, loss, measure, references, samples, parameters)
+        if choice:
+            result["choice"] = choice
         begins = beginning(validation) if objective.in_order else []
         # Weights in pieces are looked into later, by `pretrain report`.
         seen = look_into(update.working, load(prepared.tokenizer), begins) if parallel.ranks == 1 else None
@@ -171,20 +164,38 @@ def _run(
     return result
 
 
-def _update(
+def _begun(
     settings: TrainConfig,
+    checkpoint: Checkpoint | None = None,
+    *,
+    training: TokenStream,
     manifest: dict[str, Any],
-    batches: Batches,
-    state: TrainingState,
-    checkpoint: Checkpoint | None,
     parallel: Parallel,
     device: torch.device,
     stop: Stop,
-    compilation: Compilation,
-) -> Update:
-    """The model with its way to learn: fresh from the seed, or as the checkpoint left it."""
+) -> tuple[Batches, TrainingState, Update, Compilation]:
+    """Batches, state, the model with its way to learn, and whether it is compiled: fresh, or as a checkpoint has it."""
+    trainer = settings.trainer
+    shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
+    batches = Batches(
+        training,
+        settings.sequence_length,
+        settings.rows,
+        settings.seed,
+        shares,
+        doublings=trainer.double_batch_at,
+        objective=build_objective(settings, manifest["vocab_size"], manifest["end_of_text"]),
+        packing=trainer.packing,
+        rank=parallel.data_rank,
+        ranks=parallel.data_ranks,
+        workers=trainer.loader_workers,
+    )
+    make_model = partial(build_model, settings.model, manifest["vocab_size"], batches.objective.special_ids)
+    state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
+    state.threads = torch.get_num_threads()
+    compilation = compilation_of(settings, state, parallel)
     torch.manual_seed(settings.seed)
-    model = build_model(settings.model, manifest["vocab_size"], batches.objective.special_ids)
+    model = make_model()
     if checkpoint:
         model.load_weights(checkpoint.weights)
     model.to(device)
@@ -202,13 +213,13 @@ def _update(
         end_of_text=manifest["end_of_text"],
         stop=stop,
         parallel=parallel,
-        activation_checkpointing=settings.trainer.activation_checkpointing,
+        activation_checkpointing=trainer.activation_checkpointing,
         fp8=state.precision == "fp8",
         compilation=compilation,
     )
     if checkpoint:
         update.load_state(parallel.share.own(checkpoint.update))
-    return update
+    return batches, state, update, compilation
 
 
 def build_objective(settings: TrainConfig, vocab_size: int, end_of_text: int) -> Objective:
