@@ -18,6 +18,7 @@ def test_every_option_composes_and_is_accepted(group: str, option: str) -> None:
         "files": ["data.paths=[a]"],
         "tinyshakespeare_cpu": ["data.paths=[a]"],
         "tinyshakespeare_cpu_long": ["data.paths=[a]"],
+        "scaling_law": ["trainer.max_tokens=1_000_000"],
         "auto": ["trainer.max_seconds=60"],
         "pretrained": ["tokenizer.path=a.json"],
         "span_corruption": ["model=encoder_decoder"],

@@ -74,6 +74,8 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     with parallel.joined(device, stop):
         console.quiet = parallel.rank > 0
         result = _run(settings, sweep, parallel, device, stop)
+    if sweep:
+        stop.check()  # a signal that came too late for this job is meant for those behind it
     return None if parallel.rank else result
 
 

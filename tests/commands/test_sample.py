@@ -75,12 +75,12 @@ def test_prompts_come_from_a_file_and_keep_their_order(answer: Answer, tmp_path:
     prompts = ["a longer prompt than the others", "", "吾輩は", 'with "quotes"']
     lines = prompts if name.endswith("txt") else [json.dumps({"prompt": text, "id": 7}) for text in prompts]
     (tmp_path / name).write_text("\n".join(lines) + "\n", "utf-8")
-    words = [f"prompts={tmp_path / name}", "n=2", "max_tokens=7"]
+    words = [f"prompts={tmp_path / name}", "n=2", "max_tokens=7", "precision=fp32"]
     _, together, _ = answer(*words)
     _, one_by_one, _ = answer(*words, "batch=1")
     assert [sample["prompt"] for sample in together] == [text for text in prompts for _ in range(2)]
     assert [sample["tokens"] for sample in together] == [sample["tokens"] for sample in one_by_one]
-    _, [first], _ = answer(f"prompt={prompts[0]}", "max_tokens=7")
+    _, [first], _ = answer(f"prompt={prompts[0]}", "max_tokens=7", "precision=fp32")
     assert first["tokens"] == together[0]["tokens"]
 
 

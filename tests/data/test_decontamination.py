@@ -243,7 +243,7 @@ def test_the_key_depends_on_what_the_files_hold_and_not_on_where_they_lie(tmp_pa
             "shortest": 8,
             "max_ngrams": 0,
         }
-        data = DataSettings([], {}, 0.1, [], None, 1, 2.0, 0.0, {"decontaminate": part})  # type: ignore[dict-item]
+        data = DataSettings([], {}, 0.1, [], None, {"decontaminate": part})  # type: ignore[dict-item]
         return recipe_of(data)["decontaminate"][0]
 
     first = lines(tmp_path / "quiz.jsonl", {"a": " ".join(sentence(15))})

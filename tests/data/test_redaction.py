@@ -256,9 +256,9 @@ def test_check_digits_by_hand():
 @pytest.mark.parametrize("unit", ["1", "@", "1.1.", "+", ":", "a", "あ", "０"])
 def test_ten_million_characters_of_one_kind_take_seconds(unit):
     text = unit * (10_000_000 // len(unit))
-    started = time.perf_counter()
+    started = time.process_time()
     assert redact(text) == [text]
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_of_experts_only_those_that_a_token_passes_cost_flops() -> None:
     assert costs[2] - costs[1] == 2 * blocks * 8 * width**2  # one more expert of 8 C^2
 
 
-SMALL = ["model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.context_length=320"]
+SMALL = ["model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.context_length=320", "trainer.batch_tokens=960"]
 RECURRENT = ["model.n_embd=32", "model.n_hidden=64"]
 
 
