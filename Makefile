@@ -19,7 +19,7 @@ train: install ## the main job: from Python's standard library to a trained gpt_
 	$(BIN)/pretrain train
 
 test: install ## the tests, five minutes at most
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-faults: install ## the whole fault suite
 	$(BIN)/python -m pytest -q -m faults --override-ini addopts='--strict-markers --strict-config --import-mode=importlib'

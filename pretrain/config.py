@@ -21,6 +21,7 @@ from pretrain.schema import check as check
 from pretrain.schema import configs_dir as configs_dir
 from pretrain.schema import keys as keys
 from pretrain.schema import (
+    refuse_compile,
     refuse_evaluation,
     refuse_objective,
     refuse_parallel,
@@ -31,7 +32,8 @@ from pretrain.schema import (
 )
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 Format = Literal["table", "json"]
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
@@ -48,10 +50,11 @@ class DataSettings:
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]
     validation_paths: list[str]
     shard_bytes: Count | None
-    max_document_bytes: Count
-    max_expansion: Annotated[float, Gt(1)]
-    max_replaced: Fraction
     stages: dict[str, Part] = dataclasses.field(default_factory=dict)  # `~data.stages` takes all of them away
+    # Configs of older runs do not have these.
+    max_document_bytes: Count = dataclasses.field(default_factory=lambda: 64_000_000)
+    max_expansion: Annotated[float, Gt(1)] = dataclasses.field(default_factory=lambda: 200.0)
+    max_replaced: Fraction = dataclasses.field(default_factory=lambda: 0.01)
 
     def __post_init__(self) -> None:
         """Refuse weights of which it is not clear what they mean."""
@@ -70,16 +73,17 @@ class TrainerSettings:
     batch_tokens: Count
     micro_batch: Count | Literal["auto"] | None
     sequence_length: Count | None
-    packing: Literal["stream", "documents", "contiguous"]
-    loader_workers: Annotated[int, Ge(0)]
     eval_every: Count
     eval_tokens: Count
     checkpoint_every: Count
     keep_checkpoints: Count
     # Configs of older runs do not have these.
+    packing: Literal["stream", "documents", "contiguous"] = dataclasses.field(default_factory=lambda: "stream")
+    loader_workers: Annotated[int, Ge(0)] = dataclasses.field(default_factory=lambda: 0)
     keep_every: Count | None = dataclasses.field(default_factory=lambda: None)
     double_batch_at: list[Annotated[int, Ge(1)]] = dataclasses.field(default_factory=list)
     activation_checkpointing: Literal["none", "selective", "full"] = dataclasses.field(default_factory=lambda: "none")
+    compile: Literal["auto"] | bool = dataclasses.field(default_factory=lambda: "auto")
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class TrainConfig:
     seed: Seed
     device: Device
     threads: Count | None
-    precision: Precision
+    precision: TrainingPrecision
     format: Format
     eval: EvalSettings
     sample: SampleSettings
@@ -160,14 +164,21 @@ class TrainConfig:
     objective: Part = dataclasses.field(default_factory=lambda: Part({"_target_": NEXT_TOKEN}))
     tracker: Part = dataclasses.field(default_factory=lambda: Part({}))
     parallel: Part = dataclasses.field(default_factory=lambda: Part({"_target_": ONE_PROCESS}))
+    budget: Part = dataclasses.field(default_factory=lambda: Part({}))  # chooses the settings of model=auto
+    law: bool = dataclasses.field(default_factory=lambda: False)
 
     def __post_init__(self) -> None:
         """Refuse what no single key shows to be wrong."""
+        if self.budget and self.trainer.max_seconds is None:
+            raise ConfigError("model=auto chooses for a budget; set trainer.max_seconds, such as 600")
+        if self.budget and self.parallel["_target_"] != ONE_PROCESS:
+            raise ConfigError("model=auto measures the speed of one process; leave parallel= out")
         if not any((self.trainer.max_steps, self.trainer.max_tokens, self.trainer.epochs, self.trainer.max_seconds)):
             raise ConfigError("the run has no end; set trainer.max_steps, max_tokens, epochs or max_seconds")
         refuse_uneven_batch(self.trainer.batch_tokens, self.sequence_length, self.trainer.micro_batch)
         refuse_objective(self.objective["_target_"], self.model["_target_"], self.trainer.packing)
         refuse_parallel(self.parallel["_target_"], self.update["_target_"], self.optimizer["_target_"], self.model)
+        refuse_compile(self.parallel["_target_"], self.trainer.compile)
 
     @property
     def sequence_length(self) -> int:
@@ -267,6 +278,7 @@ class InspectConfig(RunsConfig):
     schedule: Any = dataclasses.field(default_factory=dict)
     trainer: Any = dataclasses.field(default_factory=dict)
     sample: Any = dataclasses.field(default_factory=dict)
+    budget: Any = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -280,7 +292,7 @@ class PlanSettings:
 @dataclass(frozen=True)
 class PlanConfig:
     threads: Count | None
-    precision: Precision
+    precision: TrainingPrecision
     format: Format
     plan: PlanSettings
     model: Part
@@ -288,11 +300,12 @@ class PlanConfig:
     trainer: TrainerSettings
     hardware: Part
     parallel: Part
+    update: Part = dataclasses.field(default_factory=lambda: Part({}))
     objective: Part = dataclasses.field(default_factory=lambda: Part({}))
     # What else a model's file sets is of no account here.
-    update: Any = dataclasses.field(default_factory=dict)
     schedule: Any = dataclasses.field(default_factory=dict)
     sample: Any = dataclasses.field(default_factory=dict)
+    budget: Any = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a batch that does not divide."""

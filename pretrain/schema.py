@@ -274,6 +274,12 @@ def refuse_parallel(parallel: str, update: str, optimizer: str, model: Mapping[s
         )
 
 
+def refuse_compile(parallel: str, compile_: bool | str) -> None:
+    """Refuse to compile what runs in pieces on several processes."""
+    if compile_ is True and not parallel.endswith((".Single", ".DDP")):
+        raise ConfigError("trainer.compile=true is for parallel=none and ddp; leave it out")
+
+
 _KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
 
 

@@ -2,12 +2,15 @@
 
     python scripts/bench_sampling.py [--only gpt ...] [--threads 2] [--rounds 5]
 
-All sides have the same weights and run in turns in one process, in fp32, greedily and by chance. The plain loop is what
-one would write first: the whole text through the model for each token. Figures are medians over the rounds: tokens a
-second of ours, and the time of a peer by ours: above 1, ours is faster. Greedy texts must be the same on all sides.
+All sides have the same weights and run in turns in one process, greedily and by chance: in fp32, and in bf16 where
+`pretrain sample` would take it by itself on this machine. The plain loop is what one would write first: the whole text
+through the model for each token. transformers stands there in the same precision and in fp32. Figures are medians over
+the rounds: tokens a second of ours, and the time of a peer by ours: above 1, ours is faster. In fp32 greedy texts must
+be the same on all sides.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from pretrain.models.gpt import GPT
 from pretrain.sampling.decodings import Greedy, Temperature
 from pretrain.sampling.generation import generate
 from pretrain.sampling.search import Decoding
+from pretrain.training.precision import DTYPES, chosen_precision
 
 PROMPT = [1, 2, 3, 4]
 NOWHERE = -1  # an end of text that no model writes, so that all texts have the same length
@@ -46,22 +50,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{'model':11} {'rows':>4}  {'choice':6} {'tokens/s':>9}  transformers      plain loop")
-    for name in options.only:
+    print(f"{'model':11} {'':4} {'rows':>4}  {'choice':6} {'tokens/s':>9}  transformers      in fp32  plain loop")
+    for name, precision in itertools.product(options.only, dict.fromkeys(("fp32", by_itself()))):
         overrides, new, wanted = CASES[name]
         model = built(overrides)
         sides: dict[str, Side] = {
-            "ours": ours(model, new),
-            "transformers": transformers_of(model, new),
+            "transformers": transformers_of(model, new, DTYPES[precision]),
+            "in fp32": transformers_of(model, new, torch.float32),
+            "ours": ours(model.to(DTYPES[precision]), new),
             "plain": plain(model, new),
         }
         for rows, least in wanted.items():
             for drawn in (False, True):
-                report(f"{name:11} {rows:4}  {'drawn' if drawn else 'greedy'}", sides, rows, drawn, new, options, least)
+                label = f"{name:11} {precision:4} {rows:4}  {'drawn' if drawn else 'greedy'}"
+                report(label, sides, rows, drawn, new, options, least, same=precision == "fp32" and not drawn)
+
+
+def by_itself() -> str:
+    """The precision of `pretrain sample` on this machine's CPU, where none is chosen."""
+    return chosen_precision("auto", torch.device("cpu"))
 
 
 def report(
-    label: str, sides: dict[str, Side], rows: int, drawn: bool, new: int, options: argparse.Namespace, least: float
+    label: str,
+    sides: dict[str, Side],
+    rows: int,
+    drawn: bool,
+    new: int,
+    options: argparse.Namespace,
+    least: float,
+    same: bool,
 ) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(options.rounds + 1):
@@ -71,14 +89,18 @@ def report(
             texts[name] = side(rows, drawn)
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
-        if not drawn and any(text != texts["ours"] for text in texts.values()):
+        if same and any(text != texts["ours"] for text in texts.values()):
             raise SystemExit(f"{label}: the greedy texts differ")
     ratios = {
         name: statistics.median(other / own for other, own in zip(taken, seconds["ours"], strict=True))
         for name, taken in seconds.items()
     }
     speed = rows * new / statistics.median(seconds["ours"])
-    print(f"{label} {speed:9,.0f}  {ratios['transformers']:5.2f} ({least} wanted)  {ratios['plain']:5.2f}", flush=True)
+    print(
+        f"{label} {speed:9,.0f}  {ratios['transformers']:5.2f} ({least} wanted)  {ratios['in fp32']:5.2f}  "
+        f"{ratios['plain']:10.2f}",
+        flush=True,
+    )
 
 
 def built(overrides: list[str]) -> GPT:
@@ -111,13 +133,13 @@ def ours(model: GPT, new: int) -> Side:
     return write
 
 
-def transformers_of(model: GPT, new: int) -> Side:
+def transformers_of(model: GPT, new: int, dtype: torch.dtype) -> Side:
     """transformers' own model with our weights, and its generate with its cache."""
     import transformers
 
     theirs: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**huggingface_config(model)))
     theirs.load_state_dict(to_huggingface(model), strict=False)
-    theirs.eval()
+    theirs.to(dtype).eval()
 
     def write(rows: int, drawn: bool) -> list[list[int]]:
         prompts = torch.tensor([PROMPT] * rows)

@@ -46,12 +46,12 @@ def timed(words: list[str], folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def first_step(folder: Path) -> float:
+def first_step(folder: Path, *overrides: str) -> float:
     """Seconds from the start of a process to the row of its first step in metrics.jsonl."""
     run = folder / "runs" / "first_step"
     shutil.rmtree(run, ignore_errors=True)
     started = time.perf_counter()
-    words = [*PRETRAIN, "train", *TINY]
+    words = [*PRETRAIN, "train", *overrides, *TINY]
     process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = run / "metrics.jsonl"
     try:

@@ -16,6 +16,9 @@ OPTIONS = [(group, option) for group in help_text.groups() for option in help_te
 def test_every_option_composes_and_is_accepted(group: str, option: str) -> None:
     words = {
         "files": ["data.paths=[a]"],
+        "tinyshakespeare_cpu": ["data.paths=[a]"],
+        "tinyshakespeare_cpu_long": ["data.paths=[a]"],
+        "auto": ["trainer.max_seconds=60"],
         "pretrained": ["tokenizer.path=a.json"],
         "span_corruption": ["model=encoder_decoder"],
         "reversal": ["model=encoder_decoder"],

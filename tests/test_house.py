@@ -23,7 +23,8 @@ def test_every_command_of_the_readme_and_the_course_is_accepted(line: str, monke
         assert cli.main(typed) == 0
         return
     flags, overrides = cli.understood(command, words)
-    jobs, _ = cli._jobs(overrides) if flags else ([overrides], [])
+    params = cli._swept_by_experiment(command, overrides)
+    jobs, _ = cli._jobs([*params, *overrides]) if flags or params else ([overrides], [])
     for job in jobs:
         config.parse(cli._composed(command, job), config.SCHEMAS[command])
 

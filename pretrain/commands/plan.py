@@ -49,7 +49,7 @@ def run(settings: PlanConfig) -> dict[str, Any]:
     length = settings.sequence_length
     with hollow():
         model = _model(settings, length)
-    of = sized(model, settings.model, settings.optimizer, length)
+    of = sized(model, settings.model, settings.optimizer, length, settings.update.get("ema_decay"))
     precision = _precision(settings, hardware)
     rows = _rows(settings, layout)
     room = int(settings.plan.memory_share * hardware.memory_bytes)

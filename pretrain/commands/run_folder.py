@@ -32,6 +32,7 @@ FREE = {
     "decoding",
     "sample",
     "eval",
+    "law",
     "parallel",
 }
 LIMITS = {"trainer.max_steps", "trainer.max_tokens", "trainer.epochs", "trainer.max_seconds"}
@@ -42,7 +43,24 @@ RHYTHM = {
     "trainer.checkpoint_every",
     "trainer.loader_workers",
     "trainer.activation_checkpointing",
+    "trainer.compile",
+    "update.log_noise",
 }
+# Settings that there have not always been, with the values that change nothing: older runs do not name them, and go on.
+ADDED: dict[str, Any] = {
+    "budget": {},
+    "objective._target_": NEXT_TOKEN,
+    "trainer.packing": "stream",
+    "trainer.double_batch_at": [],
+    "update.spike_action": "log",
+    "update.spike_threshold": 8.0,
+    "update.spike_window": 128,
+    "update.ema_decay": None,
+    "update.z_loss": 0.0,
+    "schedule.warmup_tokens": None,
+}
+# Where classes lay when older runs named them, and where they are now.
+MOVED = {"pretrain.training.optimizers.AdamW": "pretrain.training.optimizers.adamw.AdamW"}
 
 
 def run_folder(settings: TrainConfig, data_key: str, sweep: tuple[Path, list[str]] | None) -> Path:
@@ -68,6 +86,9 @@ def run_folder(settings: TrainConfig, data_key: str, sweep: tuple[Path, list[str
 def saved_settings(folder: Path) -> dict[str, Any]:
     """The config.yaml of a run or a checkpoint as plain mappings."""
     settings: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    for part in settings.values():
+        if isinstance(part, dict) and part.get("_target_") in MOVED:
+            part["_target_"] = MOVED[part["_target_"]]
     return dict(settings)
 
 
@@ -100,8 +121,7 @@ def _mattering(settings: dict[str, Any]) -> dict[str, Any]:
     open_ended = settings["schedule"]["_target_"].endswith((".Constant", ".InverseSqrt"))
     free = FREE | RHYTHM | (LIMITS if open_ended else set())
     mattering = {key: value for key, value in _flat(settings, "") if key not in free and key.split(".")[0] not in free}
-    # Runs that began before there was a choice do not name it, and go on.
-    return {key: value for key, value in mattering.items() if value != NEXT_TOKEN}
+    return {key: value for key, value in mattering.items() if key not in ADDED or value != ADDED[key]}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

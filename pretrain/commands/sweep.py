@@ -6,6 +6,7 @@ from typing import Any
 
 from pretrain.commands.run_folder import digest
 from pretrain.commands.run_report import record_of
+from pretrain.commands.sweep_law import keep_law
 from pretrain.data.manifests import read_json, temporary_name, write_json
 from pretrain.errors import ConfigError
 from pretrain.reporting.loss_bars import loss_bars
@@ -36,10 +37,11 @@ def keep_sweep(folder: Path, results: Sequence[dict[str, Any]]) -> None:
 
 
 def keep_page(folder: Path) -> None:
-    """Keep the page that compares the runs of a sweep; one alone has its own."""
+    """Keep the page that compares the runs of a sweep, one alone has its own; and their law, where it is asked for."""
     runs = runs_of_sweep(folder)
     if len(runs) > 1:
         write_report([record_of(run, None) for run in runs], folder / REPORT)
+    keep_law(folder)
 
 
 def _together(before: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from pretrain.commands.choosing import chosen, with_choice
 from pretrain.commands.data import Prepared
 from pretrain.commands.run_folder import refuse_changes, run_folder, write_beginnings
 from pretrain.commands.run_report import keep_sample, page_keeper, write_endings
@@ -20,13 +21,21 @@ from pretrain.commands.sweep import keep_page as keep_page
 from pretrain.commands.sweep import keep_sweep as keep_sweep
 from pretrain.commands.sweep import sweep_folder as sweep_folder
 from pretrain.commands.train_end import references_of, result_of, sample_of
-from pretrain.commands.train_start import described, first_state, limits_of, newest_checkpoint, prepared_data
+from pretrain.commands.train_start import (
+    compilation_of,
+    described,
+    first_state,
+    limits_of,
+    newest_checkpoint,
+    prepared_data,
+)
 from pretrain.config import Part, TrainConfig, build
 from pretrain.data.batches import Batches
 from pretrain.data.manifests import read_json, write_json
 from pretrain.data.mixture import Share
 from pretrain.data.objectives import Objective
 from pretrain.data.shards import TokenStream, read_manifest
+from pretrain.data.verification import verification
 from pretrain.errors import ConfigError, Interrupted, TrainingError
 from pretrain.evaluation.loss import Loss, Validation
 from pretrain.evaluation.loss import Part as Rows
@@ -42,9 +51,10 @@ from pretrain.tracking.jsonl import Metrics
 from pretrain.tracking.training_panel import training_panel
 from pretrain.training.allocator import keep_freed_memory
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState
+from pretrain.training.compiling import Compilation
 from pretrain.training.loop import Limits, Rhythm, Tracker, train
 from pretrain.training.parallel import Parallel
-from pretrain.training.precision import DTYPES, chosen_device
+from pretrain.training.precision import DTYPES, chosen_device, refuse_precision
 from pretrain.training.runs import locked, read_result
 from pretrain.training.updates import Update
 
@@ -59,6 +69,7 @@ def run(settings: TrainConfig, sweep: tuple[Path, list[str]] | None = None) -> d
     """
     stop = Stop().install()
     device = chosen_device(settings.device)
+    refuse_precision(settings.precision, device)
     parallel: Parallel = build(settings.parallel)
     with parallel.joined(device, stop):
         console.quiet = parallel.rank > 0
@@ -83,40 +94,32 @@ def _run(
     stop = parallel.stop(stop)
     manifest = read_manifest(prepared.folder)
     training, validation = (TokenStream(prepared.folder, name, manifest) for name in ("train", "validation"))
-    shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
-    trainer, row = settings.trainer, settings.sequence_length
-    objective = build_objective(settings, manifest["vocab_size"], manifest["end_of_text"])
-    batches = Batches(
-        training,
-        row,
-        settings.rows,
-        settings.seed,
-        shares,
-        doublings=trainer.double_batch_at,
-        objective=objective,
-        packing=trainer.packing,
-        rank=parallel.data_rank,
-        ranks=parallel.data_ranks,
-        workers=trainer.loader_workers,
-    )
     folder = run_folder(settings, manifest["key"], sweep)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder) if parallel.rank == 0 else nullcontext():
-        checkpoints = Checkpoints(folder, trainer.keep_checkpoints, trainer.keep_every)
+    first = parallel.rank == 0
+    streams = verification([training, validation], beside=first)
+    with locked(folder) if first else nullcontext(), streams as verify:
+        checkpoints = Checkpoints(folder, settings.trainer.keep_checkpoints, settings.trainer.keep_every)
         checkpoint = newest_checkpoint(checkpoints, parallel)
+        begin = partial(_begun, training=training, manifest=manifest, parallel=parallel, device=device, stop=stop)
+        choice = checkpoint.state.choice if checkpoint else {}
+        if settings.budget and not choice:
+            objective = build_objective(settings, manifest["vocab_size"], manifest["end_of_text"])
+            best = references_of(prepared, manifest, training, validation, objective)["best_ngram"]
+            choice = chosen(settings, begin, training, validation, best, stop)
+        settings = with_choice(settings, choice)
         if checkpoint:
             refuse_changes(settings, manifest["key"], folder)
-        make_model = partial(build_model, settings.model, manifest["vocab_size"], objective.special_ids)
-        state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
-        state.threads = torch.get_num_threads()
-        update = _update(settings, manifest, batches, state, checkpoint, parallel, device, stop)
+        batches, state, update, compilation = begin(settings, checkpoint)
+        objective, trainer, row = batches.objective, settings.trainer, settings.sequence_length
+        if choice and not checkpoint:
+            state.choice, state.seconds = choice, choice["seconds"]
         limits = limits_of(settings, batches, update)
         result = read_result(folder)
         if result and result["steps"] == state.step and limits.progress(state) >= 1:
             say(f"{folder} is finished")
             return result
-        for stream in (training, validation):
-            stream.verify()
+        verify()
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
         if parallel.rank == 0:
             write_beginnings(folder, config, prepared)
@@ -135,9 +138,8 @@ def _run(
                 show_page("running")
 
         try:
-            loss = _train(
-                folder, settings, config, prepared, update, state, limits, measure, checkpoints, look, parallel, stop
-            )
+            parts = (update, state, limits, measure, checkpoints, look, parallel, stop, compilation)
+            loss = _train(folder, settings, config, prepared, *parts)
         except (Interrupted, TrainingError):
             if parallel.rank == 0:
                 show_page("stopped")
@@ -151,28 +153,49 @@ def _run(
         ]
         parameters = parallel.parameter_count(update.model)
         result = result_of(folder, state, loss, measure, references, samples, parameters)
-        first = beginning(validation) if objective.in_order else []
+        if choice:
+            result["choice"] = choice
+        begins = beginning(validation) if objective.in_order else []
         # Weights in pieces are looked into later, by `pretrain report`.
-        seen = look_into(update.working, load(prepared.tokenizer), first) if parallel.ranks == 1 else None
+        seen = look_into(update.working, load(prepared.tokenizer), begins) if parallel.ranks == 1 else None
         if parallel.rank == 0:
             write_json(folder / "references.json", references)
             write_endings(folder, asdict(settings), result, seen)
     return result
 
 
-def _update(
+def _begun(
     settings: TrainConfig,
+    checkpoint: Checkpoint | None = None,
+    *,
+    training: TokenStream,
     manifest: dict[str, Any],
-    batches: Batches,
-    state: TrainingState,
-    checkpoint: Checkpoint | None,
     parallel: Parallel,
     device: torch.device,
     stop: Stop,
-) -> Update:
-    """The model with its way to learn: fresh from the seed, or as the checkpoint left it."""
+) -> tuple[Batches, TrainingState, Update, Compilation]:
+    """Batches, state, the model with its way to learn, and whether it is compiled: fresh, or as a checkpoint has it."""
+    trainer = settings.trainer
+    shares = {name: Share(part.get("weight"), part.get("max_epochs")) for name, part in settings.data.sources.items()}
+    batches = Batches(
+        training,
+        settings.sequence_length,
+        settings.rows,
+        settings.seed,
+        shares,
+        doublings=trainer.double_batch_at,
+        objective=build_objective(settings, manifest["vocab_size"], manifest["end_of_text"]),
+        packing=trainer.packing,
+        rank=parallel.data_rank,
+        ranks=parallel.data_ranks,
+        workers=trainer.loader_workers,
+    )
+    make_model = partial(build_model, settings.model, manifest["vocab_size"], batches.objective.special_ids)
+    state = checkpoint.state if checkpoint else first_state(settings, device, make_model, parallel)
+    state.threads = torch.get_num_threads()
+    compilation = compilation_of(settings, state, parallel)
     torch.manual_seed(settings.seed)
-    model = build_model(settings.model, manifest["vocab_size"], batches.objective.special_ids)
+    model = make_model()
     if checkpoint:
         model.load_weights(checkpoint.weights)
     model.to(device)
@@ -190,11 +213,13 @@ def _update(
         end_of_text=manifest["end_of_text"],
         stop=stop,
         parallel=parallel,
-        activation_checkpointing=settings.trainer.activation_checkpointing,
+        activation_checkpointing=trainer.activation_checkpointing,
+        fp8=state.precision == "fp8",
+        compilation=compilation,
     )
     if checkpoint:
         update.load_state(parallel.share.own(checkpoint.update))
-    return update
+    return batches, state, update, compilation
 
 
 def build_objective(settings: TrainConfig, vocab_size: int, end_of_text: int) -> Objective:
@@ -239,6 +264,7 @@ def _train(
     look: Callable[[], None],
     parallel: Parallel,
     stop: Stop,
+    compilation: Compilation,
 ) -> Loss | None:
     first = parallel.rank == 0
     trackers: list[Tracker] = [Metrics(folder / "metrics.jsonl", state.step), ConsoleTracker()] if first else []
@@ -246,6 +272,7 @@ def _train(
         trackers.append(build(settings.tracker, name=folder.name, folder=folder, settings=asdict(settings)))
 
     def save(last: bool) -> None:
+        state.compiled = compilation.choice
         weights, learned, share = parallel.weights(update.model), update.state(), parallel.share
         if share.writes:
             checkpoints.save(state, weights, learned, config, prepared.tokenizer, share=share, last=last)

@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from pretrain.commands.data import Prepared, prepare
-from pretrain.commands.sizing import first_micro_batch
+from pretrain.commands.sizing import WAYS, first_micro_batch
 from pretrain.config import TrainConfig
 from pretrain.data.batches import Batches
 from pretrain.errors import UsageError
 from pretrain.models.language_model import LanguageModel
 from pretrain.stopping import Stop
-from pretrain.tracking.console import warn
+from pretrain.tracking.console import say, warn
 from pretrain.training.checkpoints import Checkpoint, Checkpoints, TrainingState, read_checkpoint
+from pretrain.training.compiling import Compilation
 from pretrain.training.loop import Limits
 from pretrain.training.parallel import Parallel
 from pretrain.training.precision import chosen_precision
@@ -55,17 +56,26 @@ def first_state(
 ) -> TrainingState:
     """The state of a run that has not begun."""
     precision = chosen_precision(settings.precision, device)
-    micro_batch = int(parallel.same(first_micro_batch(settings, precision, device, make_model)))
-    return TrainingState(precision, micro_batch, torch.get_num_threads())
+    micro_batch = int(parallel.same(first_micro_batch(settings, precision, device, make_model, parallel)))
+    state = TrainingState(precision, micro_batch, torch.get_num_threads())
+    # On a CPU, where a resumed run has the same bits, no stopwatch decides on them.
+    found_out = None if device.type == "cuda" else False
+    state.compiled = found_out if settings.trainer.compile == "auto" else bool(settings.trainer.compile)
+    return state
+
+
+def compilation_of(settings: TrainConfig, state: TrainingState, parallel: Parallel) -> Compilation:
+    """As the run has chosen, where each process has the whole model."""
+    whole = WAYS[settings.parallel["_target_"].rpartition(".")[2]] in ("none", "ddp")
+    return Compilation(state.compiled if whole else False, say, parallel.same)
 
 
 def limits_of(settings: TrainConfig, batches: Batches, update: Update) -> Limits:
     """Where the run ends, by its settings and by what there is to learn from."""
     trainer = settings.trainer
-    steps = [trainer.max_steps, update.most_steps()]
     epoch_tokens = batches.rows_per_epoch * batches.sequence_length
     tokens = [trainer.max_tokens, None if trainer.epochs is None else int(trainer.epochs * epoch_tokens)]
-    return Limits(_least(steps), _least(tokens), trainer.max_seconds)
+    return Limits(trainer.max_steps, _least(tokens), trainer.max_seconds, update.most_batches())
 
 
 def _least(limits: list[int | None]) -> int | None:

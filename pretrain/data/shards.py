@@ -8,7 +8,7 @@ manifest holds checksums, sizes, and the hash of the tokenizer.
 import json
 import os
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -134,6 +134,7 @@ class TokenStream:
         bytes, characters, words: of the text that the tokens stand for.
         end_of_text: the id before each document and behind the last one.
         dtype: of the shards, little-endian uint16 or uint32.
+        damage: what somebody found that the files suffer from, while tokens are read; no more are given then.
     Raises:
         DataError: a file of the split is missing, cut or not in the manifest; the message names it.
     """
@@ -145,6 +146,7 @@ class TokenStream:
         self.end_of_text: int = manifest.get("end_of_text", 0)
         self.bytes = sum(shard.bytes for shard in self.shards)
         self.characters = sum(shard.characters for shard in self.shards)
+        self.damage: Exception | None = None
         self.words = sum(shard.words for shard in self.shards)
         self.dtype: np.dtype[np.unsignedinteger] = np.dtype(manifest["dtype"]).newbyteorder("<")
         self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)], dtype=np.int64)
@@ -170,15 +172,28 @@ class TokenStream:
         Raises:
             DataError: one is not what was written; the message names it.
         """
+        for name, expected in self.files():
+            self.verify_file(name, expected)
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """The name of each file of the split that has a checksum, and the checksum."""
         for shard in self.shards:
-            for what, name, expected in (
-                ("token shard", shard.file, shard.checksum),
-                ("document index", _index_name(shard), shard.index_checksum),
-            ):
-                if expected and checksum(self.folder / name) != expected:
-                    raise DataError(
-                        f"the {what} {self.folder / name} is damaged (checksum); remove {self.folder} to write it again"
-                    )
+            yield from (
+                (name, expected)
+                for name, expected in ((shard.file, shard.checksum), (_index_name(shard), shard.index_checksum))
+                if expected
+            )
+
+    def verify_file(self, name: str, expected: str, see: Callable[[bytes], None] | None = None) -> None:
+        """Compare a file with its checksum; `see` is shown each block of it.
+
+        Raises:
+            DataError: it is not what was written; the message names it.
+        """
+        if checksum(self.folder / name, see=see) != expected:
+            raise DataError(
+                f"the {_kind(name)} {self.folder / name} is damaged (checksum); remove {self.folder} to write it again"
+            )
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Tokens [start, stop), as far as there are any, as int64."""
@@ -189,6 +204,8 @@ class TokenStream:
 
     def rows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         """The `length` tokens from each of `starts` (R,) on, (R, length) int64; all of them must be there."""
+        if self.damage:
+            raise self.damage
         found = np.empty((len(starts), length), self.dtype)
         shards = np.searchsorted(self._starts, starts, side="right") - 1
         for row, start, shard in zip(found, starts.tolist(), shards.tolist(), strict=True):
@@ -270,9 +287,8 @@ class TokenStream:
             )
 
     def _cut(self, name: str, more: str = "") -> DataError:
-        what = "document index" if name.endswith(".idx") else "token shard"
         return DataError(
-            f"the {what} {self.folder / name} is missing or cut{more}; remove {self.folder} to write it again"
+            f"the {_kind(name)} {self.folder / name} is missing or cut{more}; remove {self.folder} to write it again"
         )
 
 
@@ -324,6 +340,10 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
     for part in chain(parts, *(chain([name], shards) for name, shards in manifest["splits"].items())):
         digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _kind(name: str) -> str:
+    return "document index" if name.endswith(".idx") else "token shard"
 
 
 def _index_name(shard: TokenShard) -> str:

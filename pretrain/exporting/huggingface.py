@@ -125,7 +125,7 @@ def huggingface_config(model: LanguageModel) -> dict[str, Any]:
             "n_embd": model.n_head * model.head_width,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": model.norm.eps,
-            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model.dropout.p),
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model.dropout.share),
             "tie_word_embeddings": True,
         }
     if isinstance(model, Llama):

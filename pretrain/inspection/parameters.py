@@ -85,7 +85,7 @@ class ParametersView:
             "rows": self.rows,
             "layers": tokens * layers,
             "attention_weights": tokens * weights,
-            "bytes": {"fp32": 4 * tokens * (layers + weights), "bf16": 2 * tokens * (layers + weights)},
+            "bytes": {"fp32": 4 * tokens * layers, "bf16": 2 * tokens * (layers + weights)},
         }
 
 
@@ -226,7 +226,7 @@ def saved_per_token(model: nn.Module, length: int) -> int:
             kept += part.input_size + part.num_layers * part.hidden_size * RECURRENT[type(part)]
         elif name.endswith("feed_forward"):
             kept += _between(part)
-    turned = length > EXPLICIT_UP_TO and not any("position" in name for name, _ in model.named_parameters())
+    turned = not any("position" in name for name, _ in model.named_parameters())
     for parent in _attentions(model):
         matrices = [part for name, part in parent.named_children() if isinstance(part, nn.Linear) and name != "output"]
         normed = any(isinstance(part, RMSNorm) for part in parent.children())

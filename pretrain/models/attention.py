@@ -54,10 +54,11 @@ class Attention(LanguageModel):
         return logits
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        return linear_cross_entropy(self._attended(tokens), self.output.weight, targets), None
+        return linear_cross_entropy(self._attended(tokens), self.output.weight, targets, z_loss=self.z_loss), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
-        return linear_cross_entropy(self._attended(tokens, documents=documents), self.output.weight, targets)
+        attended = self._attended(tokens, documents=documents)
+        return linear_cross_entropy(attended, self.output.weight, targets, z_loss=self.z_loss)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._attended(tokens), self.output.weight, targets)

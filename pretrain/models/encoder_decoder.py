@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
+from pretrain.models.dropout import Dropout
 from pretrain.models.key_value_cache import KeyValueCache, within_context
 from pretrain.models.language_model import IGNORED, LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 from pretrain.models.positions import sinusoids
@@ -57,7 +58,7 @@ class EncoderDecoder(LanguageModel):
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size + max(1, special_ids), n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = nn.ModuleList(EncoderBlock(n_embd, n_head, dropout, norm) for _ in range(n_layer))
         self.blocks = nn.ModuleList(DecoderBlock(layer, n_embd, n_head, dropout, norm) for layer in range(n_layer))
         self.encoder_norm = nn.LayerNorm(n_embd) if norm == "pre" else nn.Identity()
@@ -80,7 +81,7 @@ class EncoderDecoder(LanguageModel):
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
         hidden, wanted, places, in_target = self._written(tokens, targets)
-        nats = linear_cross_entropy(hidden, self._output(), wanted).gather(1, places)  # (B, T)
+        nats = linear_cross_entropy(hidden, self._output(), wanted, z_loss=self.z_loss).gather(1, places)  # (B, T)
         return torch.where(in_target, nats, math.log(self.vocab_size)).masked_fill(targets == IGNORED, 0.0), None
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
@@ -258,7 +259,7 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(n_embd, 2 * n_embd)
         self.attend = Attend(dropout=dropout, causal=causal)
         self.output = nn.Linear(n_embd, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Each (B, H, N, W), of (B, N, C)."""
@@ -279,7 +280,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(n_embd, 4 * n_embd)
         self.output = nn.Linear(4 * n_embd, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.dropout(self.output(F.relu(self.input(x))))

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Interval, MultipleOf
 from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend, causal_mask
+from pretrain.models.dropout import Dropout
 from pretrain.models.experts import Experts, balanced
 from pretrain.models.gpt_step import Weights, one_token, weights_of
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
+from pretrain.models.linear_gelu import linear_gelu
 from pretrain.models.positions import alibi_mask, alibi_slopes, rotary_angles, rotate, sinusoids
 
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
@@ -64,7 +65,7 @@ class GPT(LanguageModel):
         self.positions = positions
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(context_length, n_embd) if positions == "learned" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(layer, n_embd, n_head, dropout, n_expert, n_active) for layer in range(n_layer)
         )
@@ -77,12 +78,12 @@ class GPT(LanguageModel):
         return self._hidden(tokens) @ self.token_embedding.weight.T  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        nats = linear_cross_entropy(self._hidden(tokens), self.token_embedding.weight, targets)
+        nats = linear_cross_entropy(self._hidden(tokens), self.token_embedding.weight, targets, z_loss=self.z_loss)
         return balanced(nats, self), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
-        return balanced(linear_cross_entropy(hidden, self.token_embedding.weight, targets), self)
+        return balanced(linear_cross_entropy(hidden, self.token_embedding.weight, targets, z_loss=self.z_loss), self)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._hidden(tokens), self.token_embedding.weight, targets)
@@ -192,7 +193,7 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(n_embd, 3 * n_embd)
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         heads = self.query_key_value(x).unflatten(2, (3, -1, x.shape[2] // self.n_head))
@@ -214,8 +215,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(n_embd, 4 * n_embd)
         self.output = nn.Linear(4 * n_embd, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.dropout(self.output(F.gelu(self.input(x), approximate="tanh")))
+        hidden: Tensor = self.dropout(self.output(linear_gelu(self.input, x)))
         return hidden

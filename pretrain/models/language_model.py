@@ -14,6 +14,8 @@ IGNORED = -1  # a target that is not scored
 
 # Logits that exist at once in linear_cross_entropy: what fits a CPU's cache, or 1 GB of a GPU in fp32.
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
+# But those of so many tokens, for each chunk reads all of the head's weights.
+ROWS_AT_LEAST = 128
 # Up to so many are kept for the backward pass, chunk by chunk, instead of made again.
 LOGITS_KEPT = 2**24
 # Logits that exist at once where a model has no shorter way to its scores than forward.
@@ -46,11 +48,14 @@ class LanguageModel(nn.Module):
         context_length: how many tokens before the target the model can see; None is without bound.
         whole_documents: whether it knows nothing of a row that begins inside a document, so that an evaluation must
             read the stream from its beginning.
+        z_loss: weight of the squared logarithm of each target's normaliser Z, which keeps logits near 0 (PaLM,
+            https://arxiv.org/abs/2204.02311, section 5). It is in the gradient of the losses, not in their value.
     """
 
     vocab_size: int
     context_length: int | None
     whole_documents: bool = False
+    z_loss: float = 0.0
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T)."""
@@ -64,8 +69,11 @@ class LanguageModel(nn.Module):
             targets: (B, T) int64 ids of the tokens that come next.
             state: what the last call returned, for models that carry a state from row to row.
         """
-        logits = self(tokens)  # (B, T, V)
-        nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        logits = self(tokens).flatten(0, 1).float()  # (B*T, V)
+        nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="none")
+        if self.z_loss:
+            penalty = self.z_loss * logits.logsumexp(1).square().masked_fill(targets.flatten() == IGNORED, 0.0)
+            nats = nats + penalty - penalty.detach()
         return nats.view_as(targets), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
@@ -172,7 +180,9 @@ def capped(logits: Tensor, soft_cap: float | None) -> Tensor:
     return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None = None) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None = None, z_loss: float = 0.0
+) -> Tensor:
     """Cross-entropy of `targets` (B, T) in nats under the logits hidden @ weight.T, 0 where a target is IGNORED.
 
     The logits are made chunk by chunk. Where there are many, they are made again in the backward pass, so that (B, T,
@@ -182,8 +192,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, soft_c
         hidden: (B, T, C).
         weight: (V, C).
         soft_cap: the logits are capped().
+        z_loss: as of LanguageModel.
     """
-    nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), soft_cap)  # type: ignore[no-untyped-call]  # torch's own is untyped
+    nats: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), soft_cap, z_loss)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return nats.view(targets.shape)
 
 
@@ -196,7 +207,7 @@ def linear_scores(
         bias: (V,), added to the logits.
     """
     scored = (targets.flatten() != IGNORED).nonzero()[:, 0]  # (S,)
-    wanted, rows = targets.flatten()[scored], _rows_at_once(weight)
+    wanted, rows = targets.flatten()[scored], rows_at_once(weight.device.type, len(weight))
     exact = torch.promote_types(hidden.dtype, torch.float32)
     nats = hidden.new_zeros(targets.numel(), dtype=exact)
     higher, equal = (hidden.new_zeros(targets.numel(), dtype=torch.int32) for _ in range(2))
@@ -223,8 +234,10 @@ def _ranks(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
-        rows = _rows_at_once(weight)
+    def forward(
+        context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float | None, z_loss: float
+    ) -> Tensor:
+        rows = rows_at_once(weight.device.type, len(weight))
         real = targets.clamp(min=0)[:, None]
         nats, kept = [], []
         keep = any(context.needs_input_grad) and targets.numel() * len(weight) <= LOGITS_KEPT
@@ -232,15 +245,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             log_probs, logits = _log_probs(chunk, weight, soft_cap)
             nats.append(log_probs.gather(1, target)[:, 0].neg())
             if keep:
-                kept.append(_of_logits(log_probs, logits, target, soft_cap).to(hidden.dtype))
+                kept.append(_of_logits(log_probs, logits, target, soft_cap, z_loss).to(hidden.dtype))
         context.save_for_backward(hidden, weight, targets, *kept)
-        context.soft_cap = soft_cap
+        context.soft_cap, context.z_loss = soft_cap, z_loss
         return torch.cat(nats).masked_fill_(targets == IGNORED, 0.0)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, targets, *kept = context.saved_tensors
-        rows = _rows_at_once(weight)
+        rows = rows_at_once(weight.device.type, len(weight))
         # What a row's nats weigh is put on the narrow factor of each product, not on the logits.
         weights = gradients[0].masked_fill(targets == IGNORED, 0.0)[:, None]  # (B*T, 1)
         weighed = (hidden * weights).to(hidden.dtype)
@@ -252,13 +265,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else:
                 target = targets[here, None].clamp(min=0)
                 probs = _log_probs(hidden[here], weight, context.soft_cap)
-                of_logits = _of_logits(*probs, target, context.soft_cap).to(hidden.dtype)
+                of_logits = _of_logits(*probs, target, context.soft_cap, context.z_loss).to(hidden.dtype)
             torch.mm(of_logits, weight, out=of_hidden[here])
             if hidden.dtype == torch.float32:
                 of_weight.addmm_(of_logits.T, weighed[here])
             else:
                 of_weight += of_logits.T @ weighed[here]
-        return of_hidden.mul_(weights), of_weight.to(weight.dtype), None, None
+        return of_hidden.mul_(weights), of_weight.to(weight.dtype), None, None, None
 
 
 def _log_probs(hidden: Tensor, weight: Tensor, soft_cap: float | None) -> tuple[Tensor, Tensor]:
@@ -267,12 +280,16 @@ def _log_probs(hidden: Tensor, weight: Tensor, soft_cap: float | None) -> tuple[
     return logits.log_softmax(1), logits
 
 
-def _of_logits(log_probs: Tensor, logits: Tensor, targets: Tensor, soft_cap: float | None) -> Tensor:
+def _of_logits(log_probs: Tensor, logits: Tensor, targets: Tensor, soft_cap: float | None, z_loss: float) -> Tensor:
     """The gradient (R, V) of the nats of `targets` (R, 1) by the products that were capped; log_probs are used up."""
-    # d nats / d logits = softmax - one-hot, and d cap tanh(x / cap) / d x = 1 - tanh(x / cap)^2
-    of_logits = log_probs.exp_().scatter_add_(1, targets, torch.full_like(targets, -1.0, dtype=log_probs.dtype))
+    # d nats / d logits = softmax - one-hot, d log^2 Z / d logits = 2 log Z softmax, and
+    # d cap tanh(x / cap) / d x = 1 - tanh(x / cap)^2
+    log_z = logits.gather(1, targets) - log_probs.gather(1, targets) if z_loss else None  # (R, 1)
+    of_logits = log_probs.exp_() if log_z is None else log_probs.exp_().mul_(1 + 2 * z_loss * log_z)
+    of_logits.scatter_add_(1, targets, torch.full_like(targets, -1.0, dtype=log_probs.dtype))
     return of_logits if soft_cap is None else of_logits.mul_(1 - (logits / soft_cap).square_())
 
 
-def _rows_at_once(weight: Tensor) -> int:
-    return max(1, LOGITS_AT_ONCE.get(weight.device.type, 2**24) // len(weight))
+def rows_at_once(device: str, vocab_size: int) -> int:
+    """Tokens of which the logits exist at once in linear_cross_entropy, on a `device` of this type."""
+    return max(ROWS_AT_LEAST, LOGITS_AT_ONCE.get(device, 2**24) // vocab_size)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend
+from pretrain.models.dropout import Dropout
 from pretrain.models.experts import Experts, balanced
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
@@ -69,7 +70,7 @@ class Llama(LanguageModel):
         self.head_width = n_embd // n_head
         self.rotary_base = rotary_base
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(layer, n_embd, n_head, n_kv_head, n_hidden, dropout, n_expert, n_active) for layer in range(n_layer)
         )
@@ -81,11 +82,11 @@ class Llama(LanguageModel):
         return self._hidden(tokens) @ self._head.T  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        return balanced(linear_cross_entropy(self._hidden(tokens), self._head, targets), self), None
+        return balanced(linear_cross_entropy(self._hidden(tokens), self._head, targets, z_loss=self.z_loss), self), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
-        return balanced(linear_cross_entropy(hidden, self._head, targets), self)
+        return balanced(linear_cross_entropy(hidden, self._head, targets, z_loss=self.z_loss), self)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._hidden(tokens), self._head, targets)
@@ -182,7 +183,7 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(n_embd, sum(self.heads) * (n_embd // n_head), bias=False)
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         heads = self.query_key_value(x).unflatten(2, (sum(self.heads), self.head_width)).transpose(1, 2)
@@ -203,7 +204,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(n_embd, 2 * n_hidden, bias=False)  # the gate's half comes first
         self.output = nn.Linear(n_hidden, n_embd, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.input(x).chunk(2, dim=-1)  # each (B, T, F)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import ConfigError
 from pretrain.models.attending import Attend, causal_mask
+from pretrain.models.dropout import Dropout
 from pretrain.models.key_value_cache import KeyValueCache, placed, within_context
 from pretrain.models.language_model import LanguageModel, Scores, State, capped, linear_cross_entropy, linear_scores
 from pretrain.models.positions import rotary_angles, rotate
@@ -94,7 +95,7 @@ class Modern(LanguageModel):
         self.past_embedding_scales = nn.Parameter(torch.empty(lookback, n_embd)) if scaled else None
         self.value_embeddings = nn.ModuleList(nn.Embedding(vocab_size, n_embd) for _ in range(value_embeddings))
         self.embedding_norm = RMSNorm()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(layer, n_embd, n_head, dropout, qk_norm, activation, embedding_mix) for layer in range(n_layer)
         )
@@ -108,11 +109,11 @@ class Modern(LanguageModel):
         return self._logits(self._hidden(tokens))  # (B, T, V)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> tuple[Tensor, None]:
-        return linear_cross_entropy(self._hidden(tokens), self._head, targets, self.soft_cap), None
+        return linear_cross_entropy(self._hidden(tokens), self._head, targets, self.soft_cap, self.z_loss), None
 
     def document_losses(self, tokens: Tensor, targets: Tensor, documents: Tensor) -> Tensor:
         hidden = self._hidden(tokens, documents=documents)
-        return linear_cross_entropy(hidden, self._head, targets, self.soft_cap)
+        return linear_cross_entropy(hidden, self._head, targets, self.soft_cap, self.z_loss)
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         return linear_scores(self._hidden(tokens), self._head, targets, self.soft_cap)
@@ -251,7 +252,7 @@ class Attention(nn.Module):
         self.query_key_norm = RMSNorm() if qk_norm else nn.Identity()
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(n_embd, n_embd, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, values: Tensor | None, seen: Seen) -> Tensor:
         """(B, T, C), where `values` (B, T, C) are added to those that are computed from x."""
@@ -279,7 +280,7 @@ class FeedForward(nn.Module):
         self.activation = activation
         self.input = nn.Linear(n_embd, 4 * n_embd, bias=False)
         self.output = nn.Linear(4 * n_embd, n_embd, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         inside = self.input(x)  # (B, T, 4 C)

@@ -12,6 +12,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from pretrain.models.dropout import Dropout
 from pretrain.models.language_model import LanguageModel, Scores, State, linear_cross_entropy, linear_scores
 
 CELLS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -58,7 +59,7 @@ class RNN(LanguageModel):
         self.recurrence = CELLS[cell](
             n_embd, n_hidden, n_layer, batch_first=True, dropout=dropout if n_layer > 1 else 0.0
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.projection = nn.Linear(n_hidden, n_embd, bias=False) if tied else None
         self.output = None if tied else nn.Linear(n_hidden, vocab_size, bias=False)
         # Shared weights begin small, so that an untrained model is near the uniform one. What the layers read begins at
@@ -77,7 +78,7 @@ class RNN(LanguageModel):
         No gradient flows into the state that is given: backpropagation is truncated to the row (Williams & Peng 1990).
         """
         hidden, state = self._hidden(tokens, state)
-        return linear_cross_entropy(hidden, self._weight, targets), state
+        return linear_cross_entropy(hidden, self._weight, targets, z_loss=self.z_loss), state
 
     def token_scores(self, tokens: Tensor, targets: Tensor, state: State | None = None) -> Scores:
         hidden, state = self._hidden(tokens, state)

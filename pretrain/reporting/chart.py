@@ -30,8 +30,9 @@ CHART_STYLE = """
 .chart text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums }
 .chart .grid { stroke: var(--line) } .chart .inner { overflow: hidden }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; stroke: var(--curve) }
-.faint { stroke-width: 1; stroke-opacity: .32 } .dashed { stroke-dasharray: 7 4 } .dot { fill: var(--curve) }
-.dot.dashed { fill: var(--card); stroke: var(--curve); stroke-width: 1.5; stroke-dasharray: none }
+.faint { stroke-width: 1; stroke-opacity: .32 } .dashed { stroke-dasharray: 7 4 } .dotted { stroke-dasharray: 2 3 }
+.dot { fill: var(--curve) } .dot.dashed,
+.dot.dotted { fill: var(--card); stroke: var(--curve); stroke-width: 1.5; stroke-dasharray: none }
 .level { stroke: var(--soft); stroke-dasharray: 3 4; stroke-opacity: .8 }
 .chart .label { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round }
 .mark { stroke: var(--lost); stroke-width: 2 }
@@ -57,13 +58,14 @@ class Curve:
 
     @property
     def style(self) -> str:
-        """Colours come again with dashes."""
-        return f"c{self.colour % COLOURS}" + (" dashed" if self.colour >= COLOURS else "")
+        """Colours come again with dashes, then with dots."""
+        return f"c{self.colour % COLOURS}" + LINES[self.colour // COLOURS % len(LINES)]
 
 
 WINDOWS = 40  # windows of smoothing that a curve is long
 MOST_POINTS = 1200  # of a curve, before it is smoothed
 COLOURS = 6  # --c0 to --c5 of a page
+LINES = ("", " dashed", " dotted")
 
 
 def chart(

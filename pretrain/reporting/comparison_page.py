@@ -11,6 +11,7 @@ from pretrain.reporting.run_page import STYLE, flat, setting, training_chart
 from pretrain.reporting.run_record import RunRecord
 from pretrain.tracking.console import duration
 
+MOST_LEVELS = 8  # lines across a chart, about; what lies between them stands in the table
 ELSEWHERE = {"name", "runs_dir", "data_dir", "format"}  # settings of which no run differs in what it learns
 COMPARISON_STYLE = """
 .compared td, .compared th { max-width: 190px; min-width: 84px; white-space: normal; overflow-wrap: anywhere;
@@ -136,9 +137,15 @@ def _training(records: Sequence[RunRecord], names: Sequence[str]) -> Iterator[st
 
 
 def _levels(records: Sequence[RunRecord], names: Sequence[str], metric: str) -> dict[str, float]:
-    """Runs that learned in one step, which have no curve: name to their one value."""
-    single = [(name, record.last(metric)) for record, name in zip(records, names, strict=True) if record.steps == 1]
-    return {name: value for name, value in single if value is not None}
+    """Runs that learned in one step, which have no curve: name to their one value, as far as there is room for it."""
+    single = [(record.last(metric), name) for record, name in zip(records, names, strict=True) if record.steps == 1]
+    known = sorted((value, name) for value, name in single if value is not None)
+    apart = (known[-1][0] - known[0][0]) / MOST_LEVELS if known else 0.0
+    kept: dict[str, float] = {}
+    for value, name in known:
+        if not kept or value >= max(kept.values()) + apart:
+            kept[name] = value
+    return kept
 
 
 def _differences(records: Sequence[RunRecord], names: Sequence[str]) -> str:

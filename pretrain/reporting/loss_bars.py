@@ -11,6 +11,7 @@ from pretrain.reporting.axes import round_ticks
 WIDTH, ROW, BAR = 720, 24, 15  # pixels
 TOP, BOTTOM, RIGHT = 64, 44, 24
 LETTER, LONGEST = 7.2, 30  # pixels of a letter, about, and the most letters of a run's name
+FIGURE = 44  # pixels of a run's figure, which stands before its bar, where no line crosses it
 SHOWN = ("uniform", "best n-gram")  # how the references begin that are lines
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #444 } .title { font-size: 15px; font-weight: 600 }
@@ -29,14 +30,14 @@ def loss_bars(results: Sequence[dict[str, Any]], title: str) -> str:
         results: of trainings, in the order of the bars; a loss that is infinite, or not known, has no bar.
     """
     same = all(result["references"] == results[0]["references"] for result in results)
-    figure, unit = ("loss", "nats per token") if same else ("bits_per_byte", "bits per byte")
+    measured, unit = ("loss", "nats per token") if same else ("bits_per_byte", "bits per byte")
     references = named_references(results[0]["references"]) if results and same else {}
     lines = {name: loss for name, loss in references.items() if name.startswith(SHOWN)}
     names = [_short(Path(result["run"]).name) for result in results]
-    values = [result["validation"][figure] for result in results]
+    values = [result["validation"][measured] for result in results]
     known = [value for value in values if value is not None]
     most = 1.04 * max([*known, *lines.values()], default=1.0)
-    left = 20 + LETTER * max(map(len, names), default=0)
+    left = 20 + FIGURE + LETTER * max(map(len, names), default=0)
     below = TOP + ROW * len(results)
 
     def across(value: float) -> float:
@@ -48,12 +49,12 @@ def loss_bars(results: Sequence[dict[str, Any]], title: str) -> str:
         parts.append(f'<text x="{across(tick)}" y="{below + 18}" text-anchor="middle">{tick:g}</text>')
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
         y = TOP + ROW * row + (ROW - BAR) / 2
-        parts.append(f'<text x="{left - 8:.1f}" y="{y + 12}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text x="{left - FIGURE:.1f}" y="{y + 12}" text-anchor="end">{escape(name)}</text>')
+        figure = "–" if value is None else f"{value:.2f}"
+        parts.append(f'<text x="{left - 8:.1f}" y="{y + 12}" text-anchor="end">{figure}</text>')
         end = left if value is None else across(value)
         kind = "bar best" if value is not None and value == min(known) else "bar"
         parts.append(f'<rect class="{kind}" x="{left:.1f}" y="{y}" width="{end - left:.1f}" height="{BAR}"/>')
-        # A bar's own figure is inside where a line would cross it.
-        parts.append(f'<text x="{end + 5:.1f}" y="{y + 12}">{"–" if value is None else f"{value:.2f}"}</text>')
     for name, loss in lines.items():
         x = across(loss)
         anchor = "end" if x > WIDTH / 2 else "start"

@@ -33,7 +33,7 @@ class BytePairEncoding:
         self,
         *,
         vocab_size: Annotated[int, Interval(ge=257, le=2**24)],
-        splitting: SplittingName,
+        splitting: SplittingName = "gpt2",
         sample_bytes: Annotated[int, Ge(0)],
     ) -> None:
         self.vocab_size = vocab_size

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -50,6 +51,8 @@ class TrainingState:
         precision: of the products, as chosen at the start.
         micro_batch: rows computed at once, as chosen at the start.
         threads: CPU threads.
+        compiled: whether losses are compiled; None: that is not found out yet. Older runs were not.
+        choice: the settings that were chosen for a budget of seconds, and what was expected; empty where none were.
     """
 
     precision: str
@@ -66,6 +69,8 @@ class TrainingState:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     skipped_windows: list[tuple[int, int]] = field(default_factory=list)
+    compiled: bool | None = False
+    choice: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.skipped_windows = [(first, last) for first, last in self.skipped_windows]  # JSON has no tuples

@@ -27,11 +27,15 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a run ends: the first of them that is reached. None is no limit."""
+    """Where a run ends: the first of them that is reached. None is no limit.
+
+    Batches count with those that were passed over, for they too are used up.
+    """
 
     max_steps: int | None
     max_tokens: int | None
     max_seconds: float | None
+    max_batches: int | None = None
 
     def progress(self, state: TrainingState) -> float:
         """The share of the run that is done, from 0 to 1."""
@@ -39,6 +43,7 @@ class Limits:
             (state.step, self.max_steps),
             (state.tokens, self.max_tokens),
             (state.seconds, self.max_seconds),
+            (batch_of_step(state.step, state.skipped_windows), self.max_batches),
         )
         return min(1.0, max((done / most for done, most in pairs if most is not None), default=0.0))
 
@@ -132,7 +137,7 @@ def train(
             state.seconds += seconds
             if result.skipped:
                 state.skipped_steps += 1
-                state.skipped_in_a_row += 1
+                state.skipped_in_a_row += not result.rescaled
             else:
                 state.skipped_in_a_row = 0
                 state.loss_sum += result.loss
@@ -145,9 +150,11 @@ def train(
                     "grad_norm": result.grad_norm,
                     "tokens_per_second": round(result.tokens / seconds, 1),
                     **({"mfu": round(result.tokens / seconds / tokens_at_peak, 4)} if tokens_at_peak else {}),
+                    **({"loss_scale": result.loss_scale} if result.loss_scale else {}),
                     "memory_bytes": memory_in_use(),
                     "skipped_steps": state.skipped_steps,
                     "spike": result.spike,
+                    **result.measures,
                 }
             )
             if state.skipped_in_a_row == SKIPS_IN_A_ROW:

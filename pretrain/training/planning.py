@@ -16,7 +16,7 @@ from pretrain.errors import ConfigError
 from pretrain.inspection.parameters import TRAINING, attention_weights_per_token, flops_per_token, saved_per_token
 from pretrain.inspection.view import token_tables
 from pretrain.models.attending import EXPLICIT_UP_TO
-from pretrain.models.language_model import LOGITS_AT_ONCE, LOGITS_KEPT, LanguageModel
+from pretrain.models.language_model import LOGITS_KEPT, LanguageModel, rows_at_once
 from pretrain.training.optimizers import Optimizer
 
 FP32 = 4  # bytes of a number
@@ -74,7 +74,7 @@ class Footprint:
         kept: numbers that the layers keep of each token for the backward pass.
         products: those of them, and of what goes into blocks, that are kept where only products are.
         whole: of `kept`, what every rank of a tensor-parallel group holds.
-        weights: attention weights that are kept of each token where they are written out, on a CPU.
+        weights: attention weights that are kept of each token where they are written out, in 16 bits on a CPU.
         widest: the most numbers that a layer makes of a token.
         fused: whether logits are made chunk by chunk (linear_cross_entropy).
         tied: whether the output's matrix is the embedding.
@@ -186,7 +186,7 @@ def memory(
     gathered = element * (2 * of.block // layout.tensor + of.parameters - of.blocks * of.block)
     gathered = gathered if layout.shards > 1 and of.blocks else 0
     each = of.whole + (of.kept - of.whole) // layout.tensor  # numbers of a token
-    if device == "cpu":
+    if device == "cpu" and element != FP32:
         each += of.weights
     last = each // max(1, of.blocks)  # of one block, which is computed again
     recomputed = {"none": each, "selective": of.products // layout.tensor + last, "full": of.blocks * of.width + last}
@@ -242,9 +242,10 @@ def _logits(of: Footprint, tokens: int, element: int, device: str) -> int:
         # The logits, their logarithms of probabilities, and the gradients of both.
         return (2 * FP32 + 2 * element if element != FP32 else 3 * FP32) * numbers
     kept = element * numbers if numbers <= LOGITS_KEPT else 0
-    rows = max(1, LOGITS_AT_ONCE.get(device, 2**24) // of.vocab_size)
     copies = element if element != FP32 else 0  # in the type of the products, of what is made in fp32
-    chunk = (2 * FP32 + copies) * min(tokens, rows) * of.vocab_size  # logits, and their logarithms of probabilities
+    chunk = (
+        (2 * FP32 + copies) * min(tokens, rows_at_once(device, of.vocab_size)) * of.vocab_size
+    )  # logits, and their logarithms of probabilities
     gradients = (FP32 + copies) * of.head + 2 * element * tokens * of.width
     return max(kept + chunk, kept + gradients) if kept else chunk + gradients
 

@@ -6,7 +6,9 @@ import torch
 
 from pretrain.errors import UsageError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Of the products that are not in fp8, which are all but those of linear layers in the training of fp8.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+FP8_CAPABILITY = (8, 9)  # of the first GPUs that multiply fp8: Ada; Hopper is 9.0
 
 
 def chosen_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
@@ -23,7 +25,19 @@ def chosen_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
     return torch.device(name)
 
 
-def chosen_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> str:
+def refuse_precision(name: str, device: torch.device) -> None:
+    """Refuse fp8 on what cannot multiply it.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if name != "fp8" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY):
+        return
+    found = torch.cuda.get_device_name(device) if device.type == "cuda" else f"device={device.type}"
+    raise UsageError(f"precision=fp8 needs a GPU of compute capability 8.9 or later, not {found}; try precision=bf16")
+
+
+def chosen_precision(name: Literal["auto", "fp32", "bf16", "fp16", "fp8"], device: torch.device) -> str:
     """`name`, or for auto bf16 where the device multiplies it in hardware, else fp32."""
     if name != "auto":
         return name

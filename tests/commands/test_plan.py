@@ -3,13 +3,17 @@
 import json
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pretrain import cli
+from pretrain import cli, config
 from pretrain.commands import sizing, train
+from pretrain.training.parallel.replicas import DDP
+from pretrain.training.parallel.shards import FSDP
 
 GPUS = ["hardware=h200", "model=gpt2_small"]
 TINY = [
@@ -91,7 +95,8 @@ def test_every_model_that_learns_by_gradient_is_planned_as_tables(capsys: pytest
     ("words", "message"),
     [
         (["model=bigram"], "counts"),
-        (["plan.ranks=3"], "cannot be shared by parallel=none"),
+        (["plan.ranks=3"], "3 processes cannot be shared by parallel=none; try 1"),
+        (["update.ema_decay=2"], "update.ema_decay=2"),
         (["parallel=ddp", "plan.ranks=7"], "try trainer.batch_tokens="),
         (["trainer.batch_tokens=1000"], "not a multiple of the sequence length"),
         (["hardware=h300"], "hardware=h300 is not one of"),
@@ -155,6 +160,35 @@ def test_with_little_memory_fewer_rows_are_computed_at_once(
     assert cli.main(["train", *tiny, "trainer.micro_batch=auto", "name=least"]) == 0
     assert saved(tmp_path / "runs" / "least")["micro_batch"] == 1
     assert "even one row" in capsys.readouterr().err
+
+
+def test_what_each_process_holds_and_reads_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "model=gpt_nano",
+        "model.n_embd=512",
+        "model.context_length=16",
+        "precision=fp32",
+        "trainer.micro_batch=auto",
+    ]
+    composed = cli._composed("train", [*words, f"trainer.batch_tokens={48 * 16}"])
+
+    def largest(parallel: Any, ranks: int, megabytes: int, local_ranks: int = 1, **more: Any) -> int:
+        """Rows of 16 tokens at once, of a batch of 48, on each of `ranks` processes."""
+        parallel.ranks, parallel.local_ranks = ranks, local_ranks
+        way = f"{type(parallel).__module__}.{type(parallel).__name__}"
+        part = {"_target_": way, "timeout_seconds": 1.0, **({"shards": None} if way.endswith("FSDP") else {})}
+        settings = config.parse({**composed, "parallel": part} | more, config.TrainConfig)
+        monkeypatch.setattr(sizing, "available_memory", lambda: megabytes * 10**6)
+        make_model = partial(config.build, settings.model, vocab_size=300)
+        return sizing.first_micro_batch(settings, "fp32", torch.device("cpu"), make_model, parallel)
+
+    ddp, fsdp = DDP(timeout_seconds=1.0), FSDP(timeout_seconds=1.0)
+    assert largest(ddp, 4, 10**6) == 12  # all rows of one rank
+    enough = next(size for size in range(100, 4000, 20) if largest(ddp, 2, size) == 24)
+    assert largest(ddp, 2, enough, local_ranks=2) < 24  # which share the machine's memory
+    assert largest(fsdp, 2, enough - 60) == 24 > largest(ddp, 2, enough - 60)  # half of the optimizer's state
+    average = {"update": composed["update"] | {"ema_decay": 0.9}}
+    assert largest(ddp, 2, enough, **average) < 24
 
 
 def test_metrics_have_mfu_where_the_peak_is_known_only(

@@ -101,24 +101,28 @@ RECURRENT = ["model.n_embd=32", "model.n_hidden=64"]
 
 
 @pytest.mark.parametrize(
-    ("name", "length", "words"),
+    ("name", "length", "words", "dtype"),
     [
-        ("gpt_nano", 64, SMALL),
-        ("gpt_nano", 320, SMALL),
-        ("gpt_nano", 64, [*SMALL, "model.n_expert=4"]),
-        ("llama", 64, SMALL),
-        ("llama", 320, SMALL),
-        ("modern", 64, SMALL),
-        ("rnn", 64, RECURRENT),
-        ("gru", 64, RECURRENT),
-        ("lstm", 64, RECURRENT),
-        ("mlp", 64, RECURRENT),
+        ("gpt_nano", 64, SMALL, torch.float32),
+        ("gpt_nano", 64, SMALL, torch.bfloat16),
+        ("gpt_nano", 320, SMALL, torch.float32),
+        ("gpt_nano", 64, [*SMALL, "model.n_expert=4"], torch.float32),
+        ("llama", 64, SMALL, torch.bfloat16),
+        ("llama", 320, SMALL, torch.float32),
+        ("modern", 64, SMALL, torch.float32),
+        ("modern", 64, SMALL, torch.bfloat16),
+        ("rnn", 64, RECURRENT, torch.float32),
+        ("gru", 64, RECURRENT, torch.float32),
+        ("lstm", 64, RECURRENT, torch.float32),
+        ("mlp", 64, RECURRENT, torch.float32),
     ],
 )
-def test_the_estimate_of_activations_is_near_what_autograd_keeps(name: str, length: int, words: list[str]) -> None:
+def test_the_estimate_of_activations_is_near_what_autograd_keeps(
+    name: str, length: int, words: list[str], dtype: torch.dtype
+) -> None:
     vocab_size = 37
     settings = cli._composed("train", [f"model={name}", *words])["model"]
-    model: LanguageModel = config.build(config.Part(settings), vocab_size=vocab_size).train()
+    model: LanguageModel = config.build(config.Part(settings), vocab_size=vocab_size).to(dtype).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -131,9 +135,9 @@ def test_the_estimate_of_activations_is_near_what_autograd_keeps(name: str, leng
     tokens = torch.randint(vocab_size, (2, length))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.token_losses(tokens, tokens)[0].mean()
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (4 * tokens.numel())
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (dtype.itemsize * tokens.numel())
     estimate = saved_per_token(model, length)
-    if length <= 256:
+    if dtype == torch.bfloat16:
         estimate += attention_weights_per_token(model, length, settings.get("n_head"))
     assert estimate == pytest.approx(measured, rel=0.15)
 

@@ -203,13 +203,36 @@ def test_a_row_longer_than_the_context_is_refused() -> None:
 @pytest.mark.parametrize("length", [1, 5])
 def test_both_paths_of_attention_agree(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    query, key, value = torch.randn(2, 3, length, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4)
+    query, key, value = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (length, 9, 9))
     attend = Attend()
     explicit = attend(query, key, value)
     monkeypatch.setattr("pretrain.models.attending.EXPLICIT_UP_TO", 0)
-    assert torch.allclose(explicit, attend(query, key, value), atol=1e-6)
+    fused = attend(query, key, value)
+    assert torch.allclose(explicit, fused, atol=1e-12)
+    assert not torch.equal(explicit, fused)  # else both took one path
 
 
+@pytest.mark.parametrize("name", GRADIENT)
+def test_z_loss_is_in_the_gradient_and_not_in_the_losses(name: str) -> None:
+    model, rows, z_loss = build(name), tokens(), 0.1
+    targets = torch.roll(rows, -1, 1)
+    targets[1, 3] = IGNORED
+    weights = list(model.parameters())
+    logits = model(rows).flatten(0, 1)
+    nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    penalty = (torch.logsumexp(logits, 1).square() * (targets.flatten() != IGNORED)).sum()
+    expected = torch.autograd.grad(nats + z_loss * penalty, weights, allow_unused=True)
+    model.z_loss = z_loss
+    for losses in (model.token_losses(rows, targets)[0], model.document_losses(rows, targets, torch.zeros_like(rows))):
+        assert losses.detach().sum().item() == pytest.approx(nats.item(), rel=1e-6)
+        for found, wanted in zip(torch.autograd.grad(losses.sum(), weights, allow_unused=True), expected, strict=True):
+            if wanted is None:
+                assert found is None or not found.any()
+            else:
+                assert torch.allclose(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
 @pytest.mark.parametrize("scale", [lambda nats: nats.sum(), lambda nats: (nats * torch.arange(10).view(2, 5)).sum()])
 @pytest.mark.parametrize("kept", [0, 2**20])
@@ -217,18 +240,23 @@ def test_the_fused_head_has_the_gradients_of_the_plain_one(
     kept: int,
     scale: Callable[[torch.Tensor], torch.Tensor],
     soft_cap: float | None,
+    z_loss: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pretrain.models.language_model.ROWS_AT_LEAST", 1)
     monkeypatch.setitem(__import__("pretrain.models.language_model", fromlist=["x"]).LOGITS_AT_ONCE, "cpu", 3 * V)
     monkeypatch.setattr("pretrain.models.language_model.LOGITS_KEPT", kept)
     torch.manual_seed(0)
     hidden = torch.randn(2, 5, 4, requires_grad=True)
     weight = torch.randn(V, 4, requires_grad=True)
     targets = torch.tensor([[1, 2, IGNORED, 4, 0], [22, IGNORED, 3, 3, 9]])
-    fused = torch.autograd.grad(scale(linear_cross_entropy(hidden, weight, targets, soft_cap)), (hidden, weight))
+    nats = linear_cross_entropy(hidden, weight, targets, soft_cap, z_loss)
+    fused = torch.autograd.grad(scale(nats), (hidden, weight))
     logits = hidden @ weight.T
     logits = logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
     plain = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    assert torch.allclose(nats.flatten(), plain, atol=1e-5)
+    plain = plain + z_loss * logits.flatten(0, 1).logsumexp(1).square() * (targets.flatten() != IGNORED)
     expected = torch.autograd.grad(scale(plain.view(2, 5)), (hidden, weight))
     for found, wanted in zip(fused, expected, strict=True):
         assert torch.allclose(found, wanted, atol=1e-5)

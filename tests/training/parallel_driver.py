@@ -40,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tensor": {"_target_": "pretrain.training.parallel.tensor.TensorParallel", "timeout_seconds": 60.0, "size": 2},
 }
 KINDS |= {f"llama-{kind}": KINDS[kind] for kind in ("none", "tensor")}
+KINDS |= {f"fp16-{kind}": KINDS[kind] for kind in ("none", "ddp", "fsdp")}
 
 
 class Uneven(Batches):
@@ -80,21 +81,30 @@ def model_of(kind: str) -> LanguageModel:
 
 
 def update_of(kind: str, parallel: Parallel, folder: Path, micro_batch: int = 2) -> GradientUpdate:
-    model = model_of(kind)
-    parallel.prepare(model, torch.float32)
+    model, dtype = model_of(kind), torch.float16 if kind.startswith("fp16") else torch.float32
+    parallel.prepare(model, dtype)
     optimizer = AdamW(parallel.parameters(model), lr=3e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     batches = Uneven(stream(folder), T, ROWS, seed=0, rank=parallel.data_rank, ranks=parallel.data_ranks)
     schedule = Constant(warmup_steps=0)
-    return GradientUpdate(
-        model, batches, optimizer, schedule, torch.float32, micro_batch, 0, Stop(), parallel, max_grad_norm=1.0
-    )
+    parts = (model, batches, optimizer, schedule, dtype, micro_batch, 0, Stop(), parallel)
+    update = GradientUpdate(*parts, max_grad_norm=1.0, log_noise=True)
+    if dtype == torch.float16:
+        update.loss_scale.scale *= 2.0**8  # so that the first gradients overflow
+    return update
 
 
 def steps(kind: str, parallel: Parallel, folder: Path) -> dict[str, list[float]]:
-    """Loss and gradient norm of each step."""
+    """Loss, gradient norm, update ratio and, in fp16, scale of each step; the noise's averages at the end."""
     update = update_of(kind, parallel, folder)
     results = [update.step(number, number, 0.0) for number in range(STEPS)]
-    return {"loss": [result.loss for result in results], "norm": [float(result.grad_norm or 0) for result in results]}
+    assert update.noise is not None
+    return {
+        "loss": [result.loss for result in results],
+        "norm": [float(result.grad_norm or 0) for result in results],
+        "ratio": [float(result.measures.get("update_ratio") or 0) for result in results],
+        "scale": [result.loss_scale or 0.0 for result in results],
+        "noise": [update.noise.square, update.noise.variance],
+    }
 
 
 def write_steps(out: Path, kinds: list[str]) -> None:

@@ -96,8 +96,27 @@ def test_many_processes_give_the_losses_of_one(ranks: int, kinds: list[str], tmp
         assert all(result == found[0] for result in found), "each rank must see the same numbers"
         assert largest_difference(found[0]["loss"], expected["loss"]) < 1e-5
         assert largest_difference(found[0]["norm"], expected["norm"]) < 1e-5
+        assert largest_difference(found[0]["ratio"], expected["ratio"]) < 1e-5
+        if not kind.endswith("sdp"):  # whose micro-batches are of the rows of all ranks
+            assert found[0]["noise"] == pytest.approx(expected["noise"], rel=1e-3)
         # The first step's gradient is that of the big batch, with uneven numbers of targets a rank and a micro-batch.
         assert abs(found[0]["norm"][0] - expected["norm"][0]) < 1e-6
+
+
+@pytest.mark.faults
+def test_all_ranks_scale_the_loss_alike(tmp_path: Path) -> None:
+    kinds = ["fp16-ddp", "fp16-fsdp"]
+    codes, _, said = finish(start(2, "steps", str(tmp_path / "out"), *kinds, cwd=tmp_path))
+    assert codes == [0, 0], said
+    expected = driver.steps("fp16-none", Single(), tmp_path)
+    assert expected["scale"][0] > expected["scale"][-1]  # some were skipped
+    assert expected["loss"][-1] < expected["loss"][0] - 0.1
+    for kind in kinds:
+        found = [(tmp_path / f"{kind}-{rank}.json").read_text() for rank in range(2)]
+        assert len(set(found)) == 1, "each rank must see the same numbers"
+        numbers = json.loads(found[0])
+        assert numbers["scale"] == expected["scale"]
+        assert largest_difference(numbers["loss"], expected["loss"]) < 1e-2
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from pretrain.training.updates import GradientUpdate
 
 V = 2000
 ROWS, LENGTH = 4, 96
-SMALL = ["model.n_layer=3", "model.n_head=2", "model.n_embd=64", "model.context_length=96"]
+SMALL = ["model.n_layer=3", "model.n_head=2", "model.n_embd=64", "model.context_length=96", "trainer.batch_tokens=960"]
 RECURRENT = ["model.n_embd=64", "model.n_hidden=96"]
 
 
@@ -43,7 +43,8 @@ def settings_of(model: str, *words: str) -> dict[str, Any]:
 def footprint_of(settings: dict[str, Any], length: int = LENGTH, vocab_size: int = V) -> Footprint:
     with hollow():
         model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=vocab_size)
-    return sized(model, config.Part(settings["model"]), config.Part(settings["optimizer"]), length)
+    parts = (config.Part(settings["model"]), config.Part(settings["optimizer"]))
+    return sized(model, *parts, length, settings["update"].get("ema_decay"))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,8 @@ def gpt() -> Footprint:
         ("gpt_nano", SMALL, torch.bfloat16),
         ("gpt_nano", [*SMALL, "optimizer=schedule_free"], torch.float32),
         ("gpt_nano", [*SMALL, "optimizer=lion"], torch.float32),
+        ("gpt_nano", [*SMALL, "update.ema_decay=0.9"], torch.float32),
+        ("gpt_nano", [*SMALL, "update.ema_decay=0.9"], torch.bfloat16),
         ("llama", SMALL, torch.float32),
         ("modern", SMALL, torch.float32),
         ("lstm", RECURRENT, torch.float32),
@@ -68,6 +71,7 @@ def gpt() -> Footprint:
 def test_a_step_holds_about_the_tensors_that_the_plan_tells(
     name: str, words: list[str], dtype: torch.dtype, micro_batch: int, make_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pretrain.models.language_model.ROWS_AT_LEAST", 1)
     monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 2**14)  # so that logits are made in several chunks
     settings = settings_of(name, *words)
     model: LanguageModel = config.build(config.Part(settings["model"]), vocab_size=V)
@@ -75,9 +79,8 @@ def test_a_step_holds_about_the_tensors_that_the_plan_tells(
     optimizer = config.build(config.Part(settings["optimizer"]), parameters=parameters)
     tokens = torch.randint(V, (3 * ROWS * LENGTH + 1,), generator=torch.Generator().manual_seed(0)).tolist()
     batches = Batches(make_stream(tokens), LENGTH, ROWS, seed=0)
-    update = GradientUpdate(
-        model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop(), max_grad_norm=1.0
-    )
+    parts = (model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop())
+    update = GradientUpdate(*parts, max_grad_norm=1.0, ema_decay=settings["update"].get("ema_decay"))
     with Passing() as passing:
         update.step(0, 0, 0.0)
     of, several = footprint_of(settings), micro_batch < ROWS
@@ -105,11 +108,17 @@ def test_the_state_and_the_scratch_of_an_optimizer_are_those_of_a_real_step(name
 
 def test_weights_gradients_and_optimizer_are_counted_by_their_bytes(gpt: Footprint) -> None:
     fp32 = memory(gpt, LENGTH, 4, "cuda")["update"]
-    assert (fp32["weights"], fp32["optimizer"], fp32["gradients"]) == tuple(n * gpt.parameters for n in (4, 8, 4))
+    assert (fp32["weights"], fp32["optimizer"]) == (4 * gpt.parameters, 8 * gpt.parameters)
+    assert 0 <= fp32["gradients"] - 4 * gpt.parameters < 16  # AdamW's number of steps comes and goes
     bf16 = memory(gpt, LENGTH, 2, "cuda")["update"]
     assert (bf16["weights"], bf16["optimizer"]) == (6 * gpt.parameters, 8 * gpt.parameters)
     averaged = memory(replace(gpt, averaged=True), LENGTH, 2, "cuda")["update"]
     assert averaged["weights"] == 8 * gpt.parameters
+    ema = footprint_of(settings_of("gpt_nano", *SMALL, "update.ema_decay=0.9"))
+    moving = memory(ema, LENGTH, 2, "cuda")["update"]
+    # The average, its copy in bf16, and the weights with theirs: the weights in fp32 are a part of the state.
+    assert (moving["weights"], moving["optimizer"]) == (8 * gpt.parameters, 12 * gpt.parameters)
+    assert checkpoint_bytes(ema) == 16 * gpt.parameters
     assert checkpoint_bytes(gpt) == 12 * gpt.parameters
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pretrain.data.batches import Batches
+from pretrain.data.mixture import Share
 from pretrain.data.shards import TokenStream
 from pretrain.errors import TrainingError
 from pretrain.evaluation.loss import Validation
@@ -42,13 +43,15 @@ class Poisoned(Batches):
 class Run:
     """A tiny run in a folder, which goes on from the folder's last checkpoint."""
 
-    def __init__(self, stream: TokenStream, folder: Path, action: str, poison: set[int]) -> None:
+    def __init__(
+        self, stream: TokenStream, folder: Path, action: str, poison: set[int], max_epochs: float | None = None
+    ) -> None:
         torch.manual_seed(0)
         self.stream, self.rows = stream, list[dict[str, Any]]()
         model = GPT(V, context_length=8, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
         optimizer = AdamW(parameters, lr=0.01, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0)
-        self.batches = Poisoned(stream, 8, 4, seed=0)
+        self.batches = Poisoned(stream, 8, 4, seed=0, shares={"test": Share(max_epochs=max_epochs)})
         self.batches.poison, self.batches.seen = frozenset(poison), []
         self.update = GradientUpdate(
             model,
@@ -77,11 +80,11 @@ class Run:
             self.update.load_state(found.update)
         return found and found.state
 
-    def train(self, steps: int) -> dict[str, torch.Tensor]:
+    def train(self, steps: int | None) -> dict[str, torch.Tensor]:
         train(
             self.update,
             self.state,
-            Limits(steps, None, None),
+            Limits(steps, None, None, self.update.most_batches()),
             Rhythm(1000, 10),
             validation=Validation(self.stream, 8, 8, 64, Stop()),
             save=self.save,
@@ -160,6 +163,16 @@ def test_a_killed_run_comes_to_the_same_rollbacks_and_the_same_bits(stream: Toke
     assert last.state.skipped_windows == whole.state.skipped_windows
     assert len(last.state.skipped_windows) == 2
     assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
+
+
+def test_batches_that_were_passed_over_are_used_up(stream: TokenStream, tmp_path: Path) -> None:
+    run = Run(stream, tmp_path, "rollback", {64}, max_epochs=1)
+    most = run.update.most_batches()
+    assert most == 93
+    run.train(None)
+    [(first, last)] = run.state.skipped_windows
+    assert run.state.step == most - (last - first)
+    assert max(run.batches.seen) == most - 1
 
 
 def test_rollbacks_without_end_are_given_up(stream: TokenStream, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pretrain import cli, config
 from pretrain.data.batches import Batches
 from pretrain.data.shards import TokenStream
 from pretrain.errors import Interrupted
@@ -30,15 +33,16 @@ def stream(folder: Path, length: int = 400) -> TokenStream:
     return TokenStream(folder, "train", manifest)
 
 
-def gradient_update(folder: Path, micro_batch: int = 4, dtype: torch.dtype = torch.float32) -> GradientUpdate:
+def gradient_update(
+    folder: Path, micro_batch: int = 4, dtype: torch.dtype = torch.float32, **settings: Any
+) -> GradientUpdate:
     torch.manual_seed(0)
     model = GPT(V, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.0)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     optimizer = AdamW(parameters, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     batches = Batches(stream(folder), 8, 4, seed=0)
-    return GradientUpdate(
-        model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop(), max_grad_norm=1.0
-    )
+    parts = (model, batches, optimizer, Constant(warmup_steps=0), dtype, micro_batch, 0, Stop())
+    return GradientUpdate(*parts, **{"max_grad_norm": 1.0, **settings})
 
 
 def test_the_first_limit_that_is_reached_ends_a_run() -> None:
@@ -48,9 +52,10 @@ def test_the_first_limit_that_is_reached_ends_a_run() -> None:
     assert Limits(None, None, 60.0).progress(state) == 0.5
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("micro_batch", [1, 2])
-def test_accumulated_micro_batches_give_the_big_batchs_step(micro_batch: int, tmp_path: Path) -> None:
-    whole, parts = gradient_update(tmp_path), gradient_update(tmp_path, micro_batch)
+def test_accumulated_micro_batches_give_the_big_batchs_step(micro_batch: int, z_loss: float, tmp_path: Path) -> None:
+    whole, parts = (gradient_update(tmp_path, rows, z_loss=z_loss) for rows in (4, micro_batch))
     for number in range(3):
         one, other = whole.step(number, number, 0.0), parts.step(number, number, 0.0)
         assert one.loss == pytest.approx(other.loss, abs=1e-6)
@@ -77,6 +82,31 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down(tmp_path: Path) -> None
     assert float(mean.norm()) == pytest.approx(0.1 * 1e-9, rel=1e-3)
 
 
+class NumbersAskedFor(TorchDispatchMode):
+    """Counts what would make the host wait for a device: numbers that are read out of tensors one by one."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += operator in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return operator(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion", "adafactor", "schedule_free"])
+@pytest.mark.parametrize("settings", [{}, {"z_loss": 1e-4, "spike_action": "skip"}])
+def test_a_step_reads_loss_and_norm_together_and_nothing_else(
+    optimizer: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    update = gradient_update(tmp_path, 2, **settings)
+    update.max_grad_norm = 1e-3  # so that it clips
+    part = config.Part(cli._composed("train", [f"optimizer={optimizer}"])["optimizer"])
+    update.optimizer = config.build(part, parameters=update.parallel.parameters(update.model))
+    update.step(0, 0, 0.0)
+    with NumbersAskedFor() as asked:
+        assert not update.step(1, 1, 0.0).skipped
+    assert asked.count == 0
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_step_whose_gradient_is_not_finite_changes_nothing(poison: float, tmp_path: Path) -> None:
     update = gradient_update(tmp_path)
@@ -96,6 +126,13 @@ def test_a_signal_stops_before_the_next_micro_batch_and_changes_nothing(tmp_path
     with pytest.raises(Interrupted, match="SIGTERM"):
         update.step(0, 0, 0.0)
     assert all(torch.equal(weight, update.model.state_dict()[name]) for name, weight in weights.items())
+
+
+def test_z_loss_moves_the_weights_and_not_the_loss_that_is_told(tmp_path: Path) -> None:
+    without, with_it = gradient_update(tmp_path), gradient_update(tmp_path, z_loss=0.1)
+    first, second = without.step(0, 0, 0.0), with_it.step(0, 0, 0.0)
+    assert first.loss == second.loss
+    assert first.grad_norm != second.grad_norm
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

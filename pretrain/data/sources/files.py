@@ -65,8 +65,8 @@ class Files:
         *,
         paths: list[str],
         text_field: str,
-        unit: Literal["file", "line", "paragraph"],
-        extractor: Literal["resiliparse", "trafilatura"],
+        unit: Literal["file", "line", "paragraph"] = "file",
+        extractor: Literal["resiliparse", "trafilatura"] = "trafilatura",
     ) -> None:
         self.paths = paths
         self.text_field = text_field

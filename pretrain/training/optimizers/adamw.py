@@ -55,7 +55,7 @@ class AdamW:
                 [self.means[place] for place in places],
                 [self.squares[place] for place in places],
                 [],  # maxima, of AMSGrad
-                [torch.tensor(float(self.steps), device=parameters[0].device)] * len(places),
+                [torch.full((), float(self.steps), device=parameters[0].device)] * len(places),  # no copy that waits
                 lr=lr,
                 beta1=self.beta1,
                 beta2=self.beta2,

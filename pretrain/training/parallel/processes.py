@@ -48,8 +48,9 @@ class Processes:
     """
 
     rank = data_rank = 0
-    ranks = data_ranks = 1
+    ranks = local_ranks = data_ranks = 1
     share = Share(0, 1, {})
+    sums_at_once = False
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
@@ -66,6 +67,7 @@ class Processes:
                 "parallel= needs several processes; start them with torchrun --nproc-per-node=2 -m pretrain train ..., "
                 "or choose parallel=none"
             ) from None
+        self.local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks))
         self._own_stop = stop
         stop.forwarded_seconds = FORWARDED
         try:

@@ -33,6 +33,8 @@ class FSDP(Processes):
             (HSDP). None: all ranks share one.
     """
 
+    sums_at_once = True
+
     def __init__(
         self, *, timeout_seconds: Annotated[float, Gt(0)], shards: Annotated[int, Ge(1)] | None = None
     ) -> None:

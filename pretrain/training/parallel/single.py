@@ -22,15 +22,19 @@ class Parallel(Protocol):
 
     Attributes:
         rank, ranks: this process, from 0 on, and how many there are.
+        local_ranks: of them, those that share this machine's memory.
         data_rank, data_ranks: which part of every batch this process reads, and of how many.
         share: of the tensors, what this process holds and writes; known once a model is prepared.
+        sums_at_once: whether the gradients that are taken are those of the rows of all ranks already.
     """
 
     rank: int
     ranks: int
+    local_ranks: int
     data_rank: int
     data_ranks: int
     share: Share
+    sums_at_once: bool
 
     def joined(self, device: torch.device, stop: Stop) -> AbstractContextManager[None]:
         """Be one of the ranks. An error in the block ends the other ranks too; they name this one."""
@@ -97,8 +101,9 @@ class Single:
     """All in one process."""
 
     rank = data_rank = 0
-    ranks = data_ranks = 1
+    ranks = local_ranks = data_ranks = 1
     share = Share(0, 1, {})
+    sums_at_once = False
 
     @contextmanager
     def joined(self, device: torch.device, stop: Stop) -> Iterator[None]:
