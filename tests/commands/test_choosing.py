@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pretrain import cli
+from pretrain.commands.sweep_law import keep_law
+from pretrain.training.scaling import Law
 
 SMALL = [
     "data=files",
@@ -98,22 +100,49 @@ def test_what_a_budget_cannot_be_kept_with_is_refused_in_one_line(
     assert named in said.splitlines()[-1]
 
 
-def test_a_sweep_ends_in_its_law_with_what_smaller_sizes_told_of_the_largest(
+def swept(folder: Path, law: Law) -> None:
+    """What a sweep of twelve runs leaves whose losses are those of `law`, but of the largest size 0.2 more."""
+    results = []
+    model = cli._composed("train", ["model=modern", "model.n_layer=1"])["model"]
+    for width in (8, 16, 32, 64):
+        for tokens in (100_000, 300_000, 1_000_000):
+            run = folder / f"{width},{tokens}"
+            run.mkdir(parents=True)
+            (run / "config.yaml").write_text(json.dumps({"law": True, "model": model | {"n_embd": width}}))
+            manifest = {"vocab_size": 300, "splits": {"train": [{"tokens": 4_000_000}, {"tokens": 6_000_000}]}}
+            (run / "data_manifest.json").write_text(json.dumps(manifest))
+            loss = law.loss(12 * width**2, tokens, 1e7) + 0.2 * (width == 64)
+            results.append({"run": str(run), "tokens": tokens, "validation": {"loss": loss}})
+            (run / "result.json").write_text(json.dumps(results[-1]))
+    (folder / "sweep.json").write_text(json.dumps(results))
+
+
+def test_a_law_is_kept_with_what_smaller_sizes_told_of_the_largest(tmp_path: Path) -> None:
+    true = Law(E=1.2, A=20.0, alpha=0.5, B=300.0, beta=0.45)
+    swept(tmp_path, true)
+    keep_law(tmp_path)
+    document = json.loads((tmp_path / "law.json").read_text())
+    assert {run["unique"] for run in document["runs"]} == {10_000_000}
+    assert [told["tokens"] for told in document["next_size"]] == [100_000, 300_000, 1_000_000]
+    for told in document["next_size"]:
+        assert told["predicted"] == pytest.approx(true.loss(12 * 64**2, told["tokens"], 1e7), abs=0.03)
+        assert told["off"] == pytest.approx(-0.2, abs=0.03)
+        assert told["low"] <= told["high"]
+    low, high = document["between"]["beta"]
+    assert low <= document["law"]["beta"] <= high
+    picture = (tmp_path / "law.svg").read_text()
+    assert picture.startswith("<svg")
+    assert picture.count("<circle") == 12
+
+
+def test_a_sweep_that_is_too_small_for_a_law_says_so(
     corpus: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = ["model.n_embd=4,8,16", "trainer.max_tokens=256,512,1024", "trainer.batch_tokens=64"]
-    small = ["model.n_layer=1", "model.context_length=16"]
-    code, results, _ = ran(capsys, corpus, "experiment=scaling_law", *sizes, *small)
-    assert (code, len(results)) == (0, 9)
-    document = json.loads((home / "runs" / "one" / "law.json").read_text())
-    assert [run["parameters"] for run in document["runs"]] == [12 * width**2 for width in (4, 8, 16) for _ in range(3)]
-    for told, result in zip(document["next_size"], results[6:], strict=True):
-        assert told["measured"] == result["validation"]["loss"]
-        assert told["off"] == pytest.approx(told["predicted"] - told["measured"])
-        assert told["low"] <= told["high"]
-    picture = (home / "runs" / "one" / "law.svg").read_text()
-    assert picture.startswith("<svg")
-    assert picture.count("<circle") == 9
+    small = ["model=modern", "model.n_layer=1", "model.n_embd=4,8", "model.context_length=16", "trainer.max_steps=2"]
+    code, results, said = ran(capsys, corpus, "-m", "law=true", "trainer.batch_tokens=64", *small)
+    assert (code, len(results)) == (0, 2)
+    assert "no scaling law" in said
+    assert not (home / "runs" / "one" / "law.json").exists()
 
 
 def test_a_counting_model_reads_everything_whatever_the_seconds(
