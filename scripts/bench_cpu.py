@@ -117,7 +117,8 @@ def ours(home: Path, text: Path, seed: int, words: list[str]) -> Run:
 def theirs(home: Path, text: Path, seed: int, steps: int, flags: list[str]) -> Run:
     """One training of the stand-in, measured behind it by our evaluation on the tokens of the last run of ours."""
     out = home / "nanogpt.pt"
-    command = [sys.executable, HERE / "nanogpt.py", text, out, "--seed", str(seed), "--steps", str(steps), *flags]
+    words = [HERE / "nanogpt.py", text, out, "--seed", seed, "--steps", steps, *flags]
+    command = [sys.executable, *map(str, words)]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
@@ -187,8 +188,13 @@ def transformers_of(recipe: nanogpt.Recipe, vocab_size: int) -> torch.nn.Module:
     """GPT2LMHeadModel of the same shape, from tokens to logits."""
     import transformers
 
-    shape = {"n_layer": recipe.n_layer, "n_head": recipe.n_head, "n_embd": recipe.n_embd, "n_positions": recipe.context}
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    shape: dict[str, Any] = {
+        "n_layer": recipe.n_layer,
+        "n_head": recipe.n_head,
+        "n_embd": recipe.n_embd,
+        "n_positions": recipe.context,
+    }
+    quiet: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     inner = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocab_size, **shape, **quiet))
 
     class Logits(torch.nn.Module):

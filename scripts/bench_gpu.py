@@ -297,7 +297,7 @@ def sampling(size: Size, prose: Path, text: Path) -> dict[str, Any]:
     except ImportError:
         times["transformers"] = None
     else:
-        wide = {"n_layer": size.gpt2.n_layer, "n_head": size.gpt2.n_head, "n_embd": size.gpt2.n_embd}
+        wide: dict[str, Any] = {"n_layer": size.gpt2.n_layer, "n_head": size.gpt2.n_head, "n_embd": size.gpt2.n_embd}
         peer: Any = GPT2LMHeadModel(GPT2Config(n_positions=shape.sequence_length, **wide))
         peer = peer.to(size.device, torch.bfloat16).eval()
         prompt = torch.tensor([[1, 2, 3, 4]], device=size.device)
