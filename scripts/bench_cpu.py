@@ -117,7 +117,8 @@ def ours(home: Path, text: Path, seed: int, words: list[str]) -> Run:
 def theirs(home: Path, text: Path, seed: int, steps: int, flags: list[str]) -> Run:
     """One training of the stand-in, measured behind it by our evaluation on the tokens of the last run of ours."""
     out = home / "nanogpt.pt"
-    command = [sys.executable, HERE / "nanogpt.py", text, out, "--seed", str(seed), "--steps", str(steps), *flags]
+    words = [HERE / "nanogpt.py", text, out, "--seed", seed, "--steps", steps, *flags]
+    command = [sys.executable, *map(str, words)]
     started = time.perf_counter()
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
