@@ -164,5 +164,7 @@ def test_a_compiled_run_stops_on_a_signal_while_it_compiles_and_goes_on(tmp_path
     assert (resumed.returncode, "failed" in said) == (0, False), said
     [newest] = sorted((tmp_path / "runs" / "compiled").glob("checkpoints/step_*"))[-1:]
     assert json.loads((newest / "state.json").read_text())["compiled"] is True
-    assert start("name=plain").wait(300) == 0
+    plain = start("name=plain")
+    said = plain.communicate(timeout=300)[1]
+    assert plain.returncode == 0, said
     assert losses("compiled") == pytest.approx(losses("plain"), abs=1e-5)
