@@ -2,8 +2,6 @@
 
 import json
 import random
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,6 @@ SMALL = [
 ]
 AUTO = ["model=auto", "model.context_length=16", "budget.widths=[8,16]", "budget.head_width=8", "budget.pilot_width=8"]
 AUTO += ["budget.batch_tokens=64", "budget.width_per_layer=8", "trainer.max_seconds=2"]
-
-
-@pytest.fixture(autouse=True)
-def _own_signal_handlers() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 import copy
 import json
 import shutil
-import signal
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,15 +15,6 @@ from pretrain.data.lock import alone
 from pretrain.errors import ConfigError
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _own_signal_handlers() -> Iterator[None]:
-    """A command takes over SIGINT and SIGTERM; pytest gets them back."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +33,6 @@ RUNS = {
     "reversed": ["tokenizer=byte", "model=encoder_decoder", "objective=reversal", *GPT[1:]],
     "apart": ["tokenizer=byte", *GPT, "trainer.packing=documents"],
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_signal_handlers() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,6 @@ TINY = [
 ]
 LADDER = ["train", "experiment=ladder", *TINY]
 SOME = f"rung={','.join(RUNGS)}"
-
-
-@pytest.fixture(autouse=True)
-def _own_signal_handlers() -> Iterator[None]:
-    """A command takes over SIGINT and SIGTERM; pytest gets them back."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 import json
 import random
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +32,6 @@ OBJECTIVES = {
     "span_corruption": ["objective=span_corruption", "objective.noise_density=0.4", "objective.mean_span=2"],
     "reversal": ["objective=reversal"],
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_signal_handlers() -> Iterator[None]:
-    """A command takes over SIGINT and SIGTERM; pytest gets them back."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
