@@ -6,8 +6,6 @@ GPT of 1,312 parameters, trained by WORDS on TEXT to step 3; the first one with 
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +37,13 @@ LOSSES = {"first_format_1": 5.540254, "format_1": 5.541465, "format_2": 5.541465
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(FIXTURES, tmp_path / "runs")
     for run in (tmp_path / "runs").iterdir():
         shutil.copyfile(next(run.glob("checkpoints/*/tokenizer.json")), run / "tokenizer.json")
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "held_out.txt").write_text(HELD_OUT)
     monkeypatch.chdir(tmp_path)
-    yield
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:

@@ -1,8 +1,6 @@
 """`pretrain plan`, and what `train` takes from it: the micro-batch that fits, and the share of a GPU's peak."""
 
 import json
-import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,12 +121,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(corpus: Path, tmp_path: Path) -> Iterator[list[str]]:
-    """The words of a tiny training, whose run is `run`; signals are pytest's again afterwards."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield [*TINY, f"data.paths=[{corpus}/texts]", f"data_dir={corpus}/data", f"runs_dir={tmp_path}/runs", "name=run"]
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
+def tiny(corpus: Path, tmp_path: Path) -> list[str]:
+    """The words of a tiny training, whose run is `run`."""
+    return [*TINY, f"data.paths=[{corpus}/texts]", f"data_dir={corpus}/data", f"runs_dir={tmp_path}/runs", "name=run"]
 
 
 def saved(folder: Path) -> dict[str, Any]:
